@@ -1,0 +1,64 @@
+# Each target sets up what it needs in .venv (scripts/setup; re-used when up to date).
+# The environment may forbid .pyc files; our own processes start faster with them.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME PYTHONWARNINGS
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+BIN := .venv/bin
+WORKERS ?= 2
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test coverage lint format docs docs-html docs-run bench pin clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the whole life of a model on the NYC flights of 2013; ARGS=--quick for a sample, ARGS=--keep to explore it
+	@scripts/setup demo
+	$(BIN)/undrift demo $(ARGS)
+
+test: ## all tests; ARGS="tests/state -k lease" for some, WORKERS=0 for one process
+	@scripts/setup test demo
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+coverage: ## all tests, with the lines and branches they miss
+	@scripts/setup test demo
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+lint: ## ruff, mypy --strict, the import contract
+	@scripts/setup test lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports --no-logo
+
+format: ## let ruff mend what it can
+	@scripts/setup lint
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+docs: docs-html docs-run ## build the documentation (a warning is an error) and run its code blocks
+
+docs-html:
+	@scripts/setup docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-run:
+	@scripts/setup test demo
+	$(BIN)/python -m pytest tests/story/test_documents.py $(ARGS)
+
+bench: ## each benchmark: a ratio to a named rival or a stated limit
+	@scripts/setup test demo
+	@ls benchmarks/bench_*.py >/dev/null 2>&1 || { echo "make bench: no benchmarks/bench_*.py here" >&2; exit 1; }
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+pin: ## rewrite constraints.txt; ARGS=--upgrade for the newest versions
+	scripts/pin $(ARGS)
+
+clean: ## remove what building and testing left (not .venv: delete that folder to start afresh)
+	rm -rf build dist docs/_build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests docs scripts -name __pycache__ -type d -prune -exec rm -rf {} +
