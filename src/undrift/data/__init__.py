@@ -1,0 +1,1 @@
+"""Data: contracts, profiles, features (point in time, offline and online), labels and dataset versions."""

@@ -1,0 +1,1 @@
+"""Improve: when to retrain, and when not to."""

@@ -1,0 +1,1 @@
+"""Monitor: drift, performance, silent failure and their causes, within a stated budget of false alarms."""

@@ -1,0 +1,261 @@
+"""Where things are: undrift.toml, the UNDRIFT_* environment and the defaults, as one typed tree.
+
+The environment wins over the file, the file over the defaults, and every value remembers where it came from. What
+people *want* of their models does not stand here but in their declarations. Reading settings touches nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from undrift.errors import SettingsError
+from undrift.ids import duration
+
+__all__ = ["FILE_NAME", "Settings", "find", "load", "secret"]
+
+FILE_NAME: Final = "undrift.toml"
+PREFIX: Final = "UNDRIFT_"
+
+
+class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who this project is and where its declarations stand (a Python file beside undrift.toml)."""
+
+    name: str = "project"
+    declarations: str = "declarations.py"
+
+
+class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where state is kept, as URLs; relative paths start at undrift.toml."""
+
+    journal: str = "sqlite:.undrift/undrift.db"
+    lake: str = "file:.undrift/lake"
+    artifacts: str = "file:.undrift/artifacts"
+    online: str = "sqlite:.undrift/online.db"
+    tracking: str = "sqlite:.undrift/mlflow.db"
+    spool: str = ".undrift/spool"
+    routing: str = ".undrift/routing.json"
+
+
+class TimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which clock judges: the wall clock, or the watermark of the events themselves (replays, demos, backfills)."""
+
+    mode: Literal["wall", "event"] = "wall"
+    tick: str = "1h"
+    lateness: str = "0s"
+
+
+class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The data plane: address, bounds and durability."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_queue: int = 1024
+    max_batch: int = 64
+    timeout_ms: int = 10_000
+    drain_seconds: float = 10.0
+    poll_seconds: float = 0.1
+    capture: Literal["required", "best_effort"] = "required"
+    durability: Literal["process", "power"] = "process"
+    sync_ms: int = 100
+    segment_bytes: int = 16 * 1024 * 1024
+    segment_seconds: float = 5.0
+    wrapper: str = ""
+
+
+class WorkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The worker: how often it looks, and how long its claim on a job holds without a sign of life."""
+
+    poll_seconds: float = 0.5
+    lease_seconds: float = 15.0
+    attempts: int = 3
+
+
+class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the loader may open. The policy stands here, with the loader, never in the artifact."""
+
+    formats: tuple[str, ...] = ("onnx", "skops", "lightgbm", "xgboost")
+    skops_types: tuple[str, ...] = ()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole tree. ``root`` is the folder of undrift.toml; ``origins`` says where each value came from."""
+
+    project: ProjectSettings = ProjectSettings()
+    stores: StoreSettings = StoreSettings()
+    time: TimeSettings = TimeSettings()
+    serve: ServeSettings = ServeSettings()
+    work: WorkSettings = WorkSettings()
+    trust: TrustSettings = TrustSettings()
+    root: str = "."
+    origins: dict[str, str] = {}
+
+    def path(self, url: str) -> Path:
+        """The path of a ``file:`` or ``sqlite:`` URL or a plain path, absolute; relative ones start at the root."""
+        bare = url.split(":", 1)[1] if ":" in url else url
+        while bare.startswith("//"):
+            bare = bare[1:]
+        return (Path(self.root) / bare).resolve()
+
+    def values(self) -> Iterator[tuple[str, Any, str]]:
+        """Each setting as (dotted name, value, origin)."""
+        for section in SECTIONS:
+            part = getattr(self, section)
+            for key in part.__struct_fields__:
+                name = f"{section}.{key}"
+                yield name, getattr(part, key), self.origins.get(name, "default")
+
+
+SECTIONS: Final = tuple(f for f in Settings.__struct_fields__ if f not in ("root", "origins"))
+_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
+    "project": ProjectSettings,
+    "stores": StoreSettings,
+    "time": TimeSettings,
+    "serve": ServeSettings,
+    "work": WorkSettings,
+    "trust": TrustSettings,
+}
+
+
+def find(start: Path) -> Path:
+    """The nearest undrift.toml at or above a folder.
+
+    Raises
+    ------
+    SettingsError : there is none.
+    """
+    for folder in (start.resolve(), *start.resolve().parents):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    raise SettingsError(
+        f"no {FILE_NAME} in {start.resolve()} or above it.",
+        hint="Run `undrift init DIR --data FILE --label COLUMN` to make a project, or go to the folder of one.",
+    )
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}."
+
+
+def _check_names(raw: Mapping[str, Any], source: str) -> None:
+    for section, part in raw.items():
+        if section not in SECTIONS:
+            raise SettingsError(f"{source}: unknown section [{section}]; {_nearest(section, SECTIONS)}")
+        if not isinstance(part, Mapping):
+            raise SettingsError(f"{source}: {section!r} must be a section, [{section}], not a {type(part).__name__}.")
+        known = _TYPES[section].__struct_fields__
+        for key in part:
+            if key not in known:
+                raise SettingsError(f"{source}: unknown setting {section}.{key}; {_nearest(key, known)}")
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX) or "__" not in variable:
+            continue
+        section, _, key = variable.removeprefix(PREFIX).lower().partition("__")
+        _check_names({section: {key: value}}, f"environment variable {variable}")
+        found.setdefault(section, {})[key] = value
+    return found
+
+
+def _typed(section: str, merged: Mapping[str, Any], origins: Mapping[str, str]) -> Any:
+    kind = _TYPES[section]
+    types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    values = {}
+    for key, value in merged.items():
+        origin = origins[f"{section}.{key}"]
+        if origin.startswith(PREFIX) and str(types[key]).startswith("tuple"):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        try:
+            values[key] = msgspec.convert(value, types[key], strict=not origin.startswith(PREFIX))
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"{origin}: {section}.{key} = {value!r}: {error}.") from error
+    return kind(**values)
+
+
+def _check_values(settings: Settings) -> None:
+    spans = {"time.tick": settings.time.tick, "time.lateness": settings.time.lateness}
+    for name, text in spans.items():
+        try:
+            duration(text)
+        except ValueError as error:
+            raise SettingsError(f"{settings.origins.get(name, 'default')}: {name}: {error}.") from error
+    if duration(settings.time.tick).total_seconds() <= 0:
+        raise SettingsError(f"{settings.origins.get('time.tick')}: time.tick must be longer than nothing.")
+    positive = {
+        name: value
+        for name, value, _ in settings.values()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "serve.port"
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise SettingsError(f"{settings.origins.get(name, 'default')}: {name} = {value} must be above 0.")
+    if not 0 <= settings.serve.port <= 65535:
+        raise SettingsError(f"{settings.origins.get('serve.port')}: serve.port must be in 0..65535 (0: any free one).")
+
+
+def load(file: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read a file (None: only environment and defaults) and the environment into one Settings.
+
+    Parameters
+    ----------
+    file : path of an undrift.toml.
+    environ : variables as ``UNDRIFT_SERVE__PORT=9000``; ``os.environ`` if left out.
+
+    Raises
+    ------
+    SettingsError : unreadable file, unknown name (with the nearest known one), value of the wrong type or range.
+    """
+    raw: dict[str, Any] = {}
+    if file is not None:
+        try:
+            raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file} cannot be read: {error}.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"{file} is not valid TOML: {error}.") from error
+        _check_names(raw, str(file))
+    variables = _from_environment(os.environ if environ is None else environ)
+    sections: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for section in SECTIONS:
+        from_file, from_env = dict(raw.get(section, {})), variables.get(section, {})
+        origins.update({f"{section}.{key}": str(file) for key in from_file})
+        origins.update({f"{section}.{key}": f"{PREFIX}{section.upper()}__{key.upper()}" for key in from_env})
+        sections[section] = _typed(section, {**from_file, **from_env}, origins)
+    root = str(file.resolve().parent) if file is not None else str(Path.cwd())
+    settings = Settings(**sections, root=root, origins=origins)
+    _check_values(settings)
+    return settings
+
+
+def secret(reference: str, environ: Mapping[str, str] | None = None) -> str:
+    """Resolve ``env:NAME`` or ``file:PATH``; secrets are never written into undrift.toml itself.
+
+    Raises
+    ------
+    SettingsError : no such variable or file, or the text is no reference.
+    """
+    kind, _, rest = reference.partition(":")
+    if kind == "env":
+        variables = os.environ if environ is None else environ
+        if rest not in variables:
+            raise SettingsError(f"the secret {reference!r} points to the variable {rest}, which is not set.")
+        return variables[rest]
+    if kind == "file":
+        try:
+            return Path(rest).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SettingsError(f"the secret {reference!r} cannot be read: {error}.") from error
+    raise SettingsError("a secret must be a reference, `env:NAME` or `file:PATH`, not the secret itself.")

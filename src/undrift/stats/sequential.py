@@ -1,0 +1,231 @@
+"""Confidence sequences: intervals that stay right however often one looks, so a rollout may be judged at every tick.
+
+Asymptotic ones (normal mixture) for means and for the difference of two arms, over one or several strata (steps, days)
+of constant allocation. Nothing here is exact at small n: rates of rare events and any bounded metric have exact twins
+in `betting`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike
+
+from undrift.stats.summary import Estimate, FloatArray, Moments, in_unit_interval
+
+Side = Literal["both", "lower", "upper"]
+
+#: Fewest units in the smaller arm before a bound is given; chosen by simulation (benchmarks/rollouts/false_alarms.py).
+MINIMUM_UNITS = 30
+
+
+def mixture_scale(tuning: float, alpha: float, *, one_sided: bool = False) -> float:
+    """The mixture's rho squared, per unit, that makes the interval tightest at `tuning` units.
+
+    Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2021), "Time-uniform central limit theory and asymptotic confidence
+    sequences", App. B.2: rho^2 = (-W_{-1}(-alpha^2 / e) - 1) / tuning, with alpha doubled for one side.
+
+    >>> round(mixture_scale(5000, 0.05), 7)
+    0.0016761
+    """
+    from scipy.special import lambertw
+
+    if not tuning > 0:
+        raise ValueError(f"tuning must be a positive number of units, got {tuning}")
+    level = min(in_unit_interval(alpha, "alpha") * (2 if one_sided else 1), 0.999)
+    return float(-lambertw(-(level**2) * math.exp(-1), -1).real - 1) / tuning
+
+
+def mixture_multiplier(n: ArrayLike, alpha: float, tuning: float, *, one_sided: bool = False) -> FloatArray:
+    """How many standard errors the confidence sequence reaches after `n` units; the fixed-sample interval has 1.96 at 5
+    %.
+
+    Two-sided: sqrt((n rho^2 + 1)/(n rho^2) * log((n rho^2 + 1)/alpha^2)), Theorem 2.2 of Waudby-Smith et al. (2021).
+    One-sided: sqrt(2 (n rho^2 + 1)/(n rho^2) * log(1 + sqrt(n rho^2 + 1)/(2 alpha))), ibid. App. B.1. Infinite at n =
+    0.
+
+    >>> mixture_multiplier([100, 5000, 100_000], 0.05, 5000).round(2).tolist()
+    [6.75, 3.05, 3.35]
+    """
+    r = np.asarray(n, dtype=np.float64) * mixture_scale(tuning, alpha, one_sided=one_sided)
+    tail = np.log1p(np.sqrt(r + 1) / (2 * alpha)) if one_sided else 0.5 * np.log(r + 1) - math.log(alpha)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.sqrt(2 * (1 + 1 / r) * tail), dtype=np.float64)
+
+
+def mean_sequence(moments: Moments, alpha: float, tuning: float, *, side: Side = "both") -> Estimate:
+    """Confidence sequence for a mean: at every n at once, the interval misses the mean with probability at most
+    `alpha`, as n grows.
+
+    Parameters
+    ----------
+    moments : units seen so far.
+    alpha : in (0, 1); spent over all looks together.
+    tuning : number of units at which the interval is tightest; where one expects to decide.
+    side : "lower" and "upper" bound one side only, at the whole of `alpha`.
+
+    >>> mean_sequence(Moments(n=1000, mean=0.2, m2=160.0), 0.05, 1000)
+    Estimate(value=0.2, lower=0.16142398634166744, upper=0.2385760136583326, n=1000, level=0.95)
+    """
+    if moments.n < MINIMUM_UNITS:
+        return _estimate(moments.mean if moments.n else math.nan, math.inf, moments.n, alpha, side)
+    multiplier = float(mixture_multiplier(moments.n, alpha, tuning, one_sided=side != "both"))
+    return _estimate(moments.mean, moments.standard_error * multiplier, moments.n, alpha, side)
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """Arrays of one shape: estimates of many differences and the half-widths of their intervals (infinite where too
+    little was seen)."""
+
+    value: FloatArray
+    half_width: FloatArray
+
+
+def difference_bounds(
+    champion: tuple[ArrayLike, ArrayLike, ArrayLike],
+    candidate: tuple[ArrayLike, ArrayLike, ArrayLike],
+    alpha: float,
+    tuning: float,
+    *,
+    one_sided: bool = False,
+    minimum: int = MINIMUM_UNITS,
+) -> Bounds:
+    """Candidate minus champion with a time-uniform half-width, for many metrics and segments in one call.
+
+    Within a stratum k (a period of constant allocation) the difference of means d_k has weight h_k = n0 n1 / (n0 + n1).
+    The sum S of h_k d_k minus its expectation is a martingale that behaves like Brownian motion with clock V = sum
+    h_k^2 (s0^2/n0 + s1^2/n1): inside a stratum V grows in step with h_k, and a new stratum adds an independent
+    increment, whatever made the allocation change. So the mixture boundary of Waudby-Smith et al. (2021) holds for S/H,
+    H = sum h_k, and neither weights that follow the results nor outcomes that differ from stratum to stratum bias it.
+    With one stratum it is the plain difference of means with Welch's standard error.
+
+    Small samples: a small arm of a skewed metric has its mean and its variance low together, and would look different with
+    confidence (60 % false alarms at a rate of 1 % and a share of 5 %). In arms of equal size the two errors cancel. So the
+    smaller arm's variance, where it is below the larger arm's, is drawn towards it by 1 - (ratio of sizes); and below
+    `minimum` units in the smaller arm there is no bound. The price is some width for candidates of a smaller variance.
+
+    Parameters
+    ----------
+    champion, candidate : (n, mean, m2) as in `Moments`, arrays of shape (..., strata).
+    alpha : in (0, 1), for each difference by itself; divide it for many.
+    tuning : number of candidate units at which the interval is tightest (exactly: total of h_k).
+    one_sided : the half-width serves one side only, the other is unbounded.
+    """
+    n0, mean0, m0 = (np.asarray(a, dtype=np.float64) for a in champion)
+    n1, mean1, m1 = (np.asarray(a, dtype=np.float64) for a in candidate)
+    both = (n0 > 0) & (n1 > 0)
+    h = np.where(both, n0 * n1 / np.maximum(n0 + n1, 1), 0.0)
+    total = h.sum(axis=-1)
+    var0, var1 = _drawn_together(h, n0, m0, n1, m1)
+    v = np.square(h) * (var0 / np.maximum(n0, 1) + var1 / np.maximum(n1, 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = (h * (mean1 - mean0)).sum(axis=-1) / total
+        se = np.sqrt(v.sum(axis=-1)) / total
+        half = se * mixture_multiplier(total, alpha, tuning, one_sided=one_sided)
+    smaller = np.where(both, np.minimum(n0, n1), 0).sum(axis=-1)
+    enough = (smaller >= minimum) & np.isfinite(half)
+    return Bounds(value, np.where(enough, half, np.inf))
+
+
+def _drawn_together(
+    h: FloatArray, n0: FloatArray, m0: FloatArray, n1: FloatArray, m1: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Each arm's variance, averaged over strata by weight h, the smaller arm's drawn up to the larger's; shape (..., 1)."""
+
+    def variance(n: FloatArray, m: FloatArray) -> FloatArray:
+        weight = np.where(n > 1, h, 0.0)
+        total = weight.sum(axis=-1, keepdims=True)
+        return np.asarray((weight * m / np.maximum(n - 1, 1)).sum(axis=-1, keepdims=True) / np.maximum(total, 1e-300))
+
+    size0, size1 = n0.sum(axis=-1, keepdims=True), n1.sum(axis=-1, keepdims=True)
+    var0, var1 = variance(n0, m0), variance(n1, m1)
+    pull = 1 - np.minimum(size0, size1) / np.maximum(np.maximum(size0, size1), 1)
+    return (
+        np.where(size0 < size1, var0 + pull * np.maximum(var1 - var0, 0), var0),
+        np.where(size1 < size0, var1 + pull * np.maximum(var0 - var1, 0), var1),
+    )
+
+
+def difference_sequence(
+    champion: Moments, candidate: Moments, alpha: float, tuning: float, *, side: Side = "both"
+) -> Estimate:
+    """Anytime-valid candidate minus champion, both measured over one period of constant allocation; see
+    `difference_bounds`.
+
+    When the weights have changed on the way, pass one pair a step to `stratified_difference_sequence`: pooled over
+    steps, a metric that moves with the hour would look like an effect. `n` of the result is the number of candidate
+    units.
+
+    >>> difference_sequence(Moments(9500, 0.100, 855.0), Moments(500, 0.190, 76.95), 0.05, 500, side="lower")
+    Estimate(value=0.09, lower=0.03889476389577118, upper=inf, n=500, level=0.95)
+    """
+    return stratified_difference_sequence([(champion, candidate)], alpha, tuning, side=side)
+
+
+def stratified_difference_sequence(
+    strata: Sequence[tuple[Moments, Moments]], alpha: float, tuning: float, *, side: Side = "both"
+) -> Estimate:
+    """Anytime-valid candidate minus champion over strata (champion, candidate), each a period of constant allocation.
+
+    Estimates the effect averaged over strata with weights n0 n1 / (n0 + n1), as Cochran, Mantel and Haenszel do. Valid
+    when a stratum's allocation was settled before it began, though by all that was seen until then.
+    """
+    if not strata:
+        return _estimate(math.nan, math.inf, 0, alpha, side)
+    table = np.array([[(arm.n, arm.mean, arm.m2) for arm in pair] for pair in strata], dtype=np.float64)
+    champion, candidate = table[:, 0, :].T, table[:, 1, :].T
+    bounds = difference_bounds(
+        (champion[0], champion[1], champion[2]),
+        (candidate[0], candidate[1], candidate[2]),
+        alpha,
+        tuning,
+        one_sided=side != "both",
+    )
+    return _estimate(float(bounds.value), float(bounds.half_width), int(candidate[0].sum()), alpha, side)
+
+
+def _estimate(value: float, half: float, n: int, alpha: float, side: Side) -> Estimate:
+    if math.isnan(value):
+        half = math.inf
+    lower = -math.inf if side == "upper" or math.isinf(half) else value - half
+    upper = math.inf if side == "lower" or math.isinf(half) else value + half
+    return Estimate(value=value, lower=lower, upper=upper, n=n, level=1 - in_unit_interval(alpha, "alpha"))
+
+
+def sample_ratio_e_value(counts: ArrayLike, weights: ArrayLike, *, concentration: float = 100.0) -> float:
+    """Evidence against "units fall into variants by these weights": an e-value that may be looked at after every unit.
+
+    Under the declared weights its expectation is 1 at any stopping time, so 1/e is an anytime-valid p-value: call a
+    sample-ratio mismatch at e >= 1000. Bayes factor of a Dirichlet(concentration * weights) prior against the point
+    weights: Lindon and Malek (2022), "Anytime-valid inference for multinomial count data", eq. 6.
+
+    Parameters
+    ----------
+    counts : units per variant, shape (k,), or (strata, k) when the weights changed: e-values of strata multiply.
+    weights : declared weights, positive, same shape; each stratum is scaled to sum to 1.
+    concentration : prior units; a larger one looks for smaller mismatches, later.
+
+    >>> sample_ratio_e_value([5000, 5050], [0.5, 0.5]) < 1 < 1000 < sample_ratio_e_value([5000, 5500], [0.5, 0.5])
+    True
+    """
+    from scipy.special import gammaln
+
+    x = np.atleast_2d(np.asarray(counts, dtype=np.float64))
+    w = np.atleast_2d(np.asarray(weights, dtype=np.float64))
+    if x.shape != w.shape:
+        raise ValueError(f"counts and weights must have one shape, got {x.shape} and {w.shape}")
+    if np.any(w < 0) or np.any(w.sum(axis=1) <= 0) or np.any(x < 0):
+        raise ValueError("counts and weights must not be negative, and each stratum needs a positive weight")
+    w = w / w.sum(axis=1, keepdims=True)
+    if np.any(x[w == 0] > 0):
+        return math.inf
+    used = w > 0
+    prior, safe = concentration * w, np.where(used, w, 1.0)
+    alpha = np.where(used, prior, 1.0)
+    cells = np.where(used, gammaln(alpha + x) - gammaln(alpha) - x * np.log(safe), 0.0).sum(axis=1)
+    log_e = cells + gammaln(concentration) - gammaln(concentration + x.sum(axis=1))
+    return float(np.exp(min(log_e.sum(), 700.0)))
