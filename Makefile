@@ -8,7 +8,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format docs docs-html docs-run bench pin clean
+.PHONY: help demo test coverage lint format docs docs-html docs-run bench reference pin clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ bench: ## each benchmark: a ratio to a named rival or a stated limit
 	@scripts/setup test demo
 	@ls benchmarks/bench_*.py >/dev/null 2>&1 || { echo "make bench: no benchmarks/bench_*.py here" >&2; exit 1; }
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+reference: ## rewrite docs/reference/cli.md from the help texts
+	@scripts/setup test
+	$(BIN)/python scripts/reference.py
 
 pin: ## rewrite constraints.txt; ARGS=--upgrade for the newest versions
 	scripts/pin $(ARGS)
