@@ -1,0 +1,418 @@
+"""A rollout: what a person declares, where it stands, and the one pure function that moves it.
+
+`reconcile` looks at a judged report and decides: advance, hold, pause, roll back. It reads no clock and no store, so a
+rollout of three weeks is a test of milliseconds and can be replayed from the log. What the report holds is made in
+judge.py (live traffic) and shadow.py (replayed traffic); what people may say to a rollout stands in people.py.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+import msgspec
+
+from undrift.errors import DeclarationError
+from undrift.event import Draft
+from undrift.finding import Report, Verdict
+from undrift.ids import duration
+
+__all__ = [
+    "TERMINAL",
+    "Decision",
+    "Exposure",
+    "Guardrail",
+    "Rollout",
+    "RolloutState",
+    "Span",
+    "Stage",
+    "draft",
+    "reconcile",
+    "start",
+]
+
+Status = Literal["running", "paused", "succeeded", "rolled_back", "aborted"]
+TERMINAL: Final = frozenset({"succeeded", "rolled_back", "aborted"})
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """How long at least (event time), and from how many labelled units, before a step may end."""
+
+    hold: str = "1d"
+    minimum_units: int = 200
+
+
+class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
+    """A loss that the candidate must not cause.
+
+    Parameters
+    ----------
+    metric : a loss per row of the task (``brier``, ``log_loss``, ``error``; ``absolute_error``, ``squared_error``), all
+        on matured labels, or ``failed`` (share of rows that the revision could not answer), ``shift`` (mean change of
+        the score, either way), ``violations`` (share of rows with a contract finding), ``latency`` (mean, in
+        milliseconds).
+    margin : the loss against the champion that is still tolerated, in the metric's unit, >= 0.
+    by_segment : also judged in each declared segment.
+    segment_margin : tolerated loss inside one segment; the margin itself if None.
+    """
+
+    metric: str
+    margin: float
+    by_segment: bool = True
+    segment_margin: float | None = None
+
+
+_DEFAULT_GUARDRAILS: Final = (
+    Guardrail(metric="failed", margin=0.005),
+    Guardrail(metric="shift", margin=0.15),
+)
+
+
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """How a candidate takes over.
+
+    Parameters
+    ----------
+    strategy : ``canary`` (steps of live traffic, after the shadow if one is declared) or ``shadow`` (replayed traffic
+        only; winning there promotes).
+    shadow : the shadow stage, or None for none.
+    steps : percentages of units on the candidate, ascending in (0, 100]; reaching 100 is winning.
+    hold, minimum_units : what each step needs before it may end: time, and labelled candidate units in that step.
+    guardrails : one-sided, judged together at error rate ``alpha``; none means the two defaults (failures, shift).
+    alpha : chance in (0, 1) that a candidate as good as the champion is ever rolled back by a guardrail.
+    maximum : after this the rollout ends by ``on_timeout``; ``promote`` still never overrules an ERROR or a FAIL.
+    approval : a person has to approve before any unit is exposed.
+    blind_ticks : judgements in a row that could not be measured before the rollout pauses.
+    """
+
+    strategy: Literal["canary", "shadow"] = "canary"
+    shadow: Stage | None = None
+    steps: tuple[float, ...] = (5.0, 10.0, 25.0, 50.0, 100.0)
+    hold: str = "1d"
+    minimum_units: int = 30
+    guardrails: tuple[Guardrail, ...] = _DEFAULT_GUARDRAILS
+    alpha: float = 0.05
+    maximum: str = "30d"
+    on_timeout: Literal["pause", "roll_back", "promote"] = "pause"
+    approval: bool = False
+    blind_ticks: int = 3
+
+    def __post_init__(self) -> None:
+        growing = bool(self.steps) and list(self.steps) == sorted(set(self.steps))
+        if not growing or not 0 < self.steps[0] <= self.steps[-1] <= 100:
+            raise DeclarationError(
+                f"rollout: steps must be percentages that grow, in (0, 100], not {self.steps}.",
+                hint="Write for example steps=(5, 10, 25, 50, 100).",
+            )
+        if not 0 < self.alpha < 1:
+            raise DeclarationError(f"rollout: alpha must lie in (0, 1), not {self.alpha}.")
+        if self.strategy == "shadow" and self.shadow is None:
+            raise DeclarationError(
+                "rollout: the strategy `shadow` needs its stage.",
+                hint="Write shadow=Stage(hold='1d', minimum_units=500).",
+            )
+        if not self.guardrails:
+            raise DeclarationError(
+                "rollout: without a guardrail nothing can be judged, and nothing would ever pass.",
+                hint="Leave guardrails out for the defaults, or name at least one.",
+            )
+        names = [g.metric for g in self.guardrails]
+        if len(set(names)) != len(names):
+            raise DeclarationError(f"rollout: each metric may have one guardrail, not {names}.")
+        for guard in self.guardrails:
+            if guard.margin < 0 or (guard.segment_margin or 0) < 0:
+                raise DeclarationError(f"rollout: the margin of {guard.metric!r} must not be negative.")
+        for name, text in (("hold", self.hold), ("maximum", self.maximum)):
+            try:
+                duration(text)
+            except ValueError as error:
+                raise DeclarationError(f"rollout: {name}: {error}.") from error
+
+
+class Span(msgspec.Struct, frozen=True):
+    """One weight and when it began to hold: the strata a judgement averages over."""
+
+    weight: float
+    start: datetime
+
+
+class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a rollout stands. ``step`` is -1 in the shadow stage; ``weight`` is the percentage of units exposed.
+
+    ``spans`` are the weights so far with their beginnings; ``declared`` is the declaration it started with, so that a
+    later change of the module does not move the goal of a rollout under way.
+    """
+
+    id: str
+    model: str
+    candidate: str
+    candidate_version: int
+    champion: str
+    champion_version: int
+    declared: Rollout
+    stage: Literal["shadow", "canary"]
+    step: int
+    weight: float
+    status: Status
+    started_at: datetime
+    step_started_at: datetime
+    exposed_units: int = 0
+    step_units: int = 0
+    blind: int = 0
+    approved_by: str = ""
+    verdict: str = ""
+    reason: str = ""
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """True when nothing can happen to it any more."""
+        return self.status in TERMINAL
+
+    @property
+    def subject(self) -> str:
+        """The subject of its events."""
+        return f"rollout:{self.id}"
+
+
+class Exposure(msgspec.Struct, frozen=True, kw_only=True):
+    """Candidate units: labelled ones in the present step (in the shadow stage: replayed ones), and all ever exposed."""
+
+    step_units: int
+    total_units: int
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows: the new state, the events to record, and when to look again (None: at the next tick)."""
+
+    state: RolloutState
+    drafts: tuple[Draft, ...] = ()
+    wake_at: datetime | None = None
+
+
+def draft(
+    kind: str,
+    state: RolloutState,
+    now: datetime,
+    why: str,
+    *,
+    actor: str = "work",
+    evidence: dict[str, Any] | None = None,
+) -> Draft:
+    """The event of a change: it holds the whole state after it, so a projection is the last event's payload.
+
+    Its key makes a decision that is taken twice (after a crash) one event.
+    """
+    payload = {"model": state.model, "state": msgspec.to_builtins(state), "evidence": evidence or {}}
+    key = f"{state.id}|{kind}|{state.step}|{now.isoformat()}"
+    return Draft(kind=kind, subject=state.subject, at=now, actor=actor, why=why, payload=payload, key=key)
+
+
+def start(
+    declared: Rollout,
+    rollout_id: str,
+    model: str,
+    candidate: tuple[str, int],
+    champion: tuple[str, int],
+    now: datetime,
+    *,
+    actor: str = "work",
+    why: str = "",
+) -> Decision:
+    """The first state of a rollout; pure.
+
+    Parameters
+    ----------
+    candidate, champion : revision and version.
+
+    Raises
+    ------
+    DeclarationError : candidate and champion are one revision.
+    """
+    if candidate[0] == champion[0]:
+        raise DeclarationError(f"rollout: revision {candidate[0]} is the champion of {model} already.")
+    shadow = declared.shadow is not None
+    waits = declared.approval and not shadow
+    weight = 0.0 if shadow or waits else declared.steps[0]
+    state = RolloutState(
+        id=rollout_id,
+        model=model,
+        candidate=candidate[0],
+        candidate_version=candidate[1],
+        champion=champion[0],
+        champion_version=champion[1],
+        declared=declared,
+        stage="shadow" if shadow else "canary",
+        step=-1 if shadow or waits else 0,
+        weight=weight,
+        status="paused" if waits else "running",
+        started_at=now,
+        step_started_at=now,
+        reason="waits for approval" if waits else "",
+        spans=() if shadow or waits else (Span(weight, now),),
+    )
+    text = why or f"version {candidate[1]} against version {champion[1]}, {_place(state)}"
+    return Decision(state=state, drafts=(draft("rollout.started", state, now, text, actor=actor),), wake_at=_due(state))
+
+
+def reconcile(
+    declared: Rollout, state: RolloutState, report: Report, exposure: Exposure, now: datetime, *, frozen: str = ""
+) -> Decision:
+    """Decide what a judgement means; pure.
+
+    A FAIL rolls back at once, also while paused. Only PASS, with the step's time and units, advances. ERROR in a row
+    pauses. Past ``maximum`` the declared end comes.
+
+    Parameters
+    ----------
+    report : findings of this tick; none at all is INCONCLUSIVE.
+    exposure : units behind it.
+    frozen : why nothing may advance now (an incident of the feed, a freeze window); empty if it may. Never hinders a
+        roll-back.
+    """
+    if state.over:
+        return Decision(state=state)
+    verdict = report.verdict
+    seen = msgspec.structs.replace(
+        state,
+        exposed_units=max(state.exposed_units, exposure.total_units),
+        step_units=exposure.step_units,
+        blind=state.blind + 1 if verdict is Verdict.ERROR else 0,
+        verdict=verdict.name,
+    )
+    evidence = _evidence(report, exposure)
+    if verdict is Verdict.FAIL:
+        worst = report.worse_than(Verdict.ERROR)[0]
+        where = "" if worst.measurement.where == "all" else f" for {worst.measurement.where}"
+        return _end(seen, "rolled_back", f"{worst.why}{where}; {_exposed(seen)}", now, evidence)
+    if seen.status == "paused":
+        return _hold(seen, state.reason, now, evidence)
+    if verdict is Verdict.ERROR and seen.blind >= declared.blind_ticks:
+        broken = report.worse_than(Verdict.INCONCLUSIVE)[0]
+        return _pause(seen, f"could not be measured {seen.blind} times in a row: {broken.why}", now, evidence)
+    stage = _stage(declared, seen)
+    waited, needed = now - seen.step_started_at, duration(stage.hold)
+    ready = verdict is Verdict.PASS and waited >= needed and exposure.step_units >= stage.minimum_units
+    if ready and not frozen:
+        return _advance(declared, seen, now, evidence)
+    if now - seen.started_at >= duration(declared.maximum):
+        return _time_out(declared, seen, verdict, now, evidence)
+    if frozen and ready:
+        why = f"frozen: {frozen}"
+    elif verdict is not Verdict.PASS:
+        why = next(iter(report.worse_than(Verdict.PASS))).why if report.findings else "nothing could be judged yet"
+    elif exposure.step_units < stage.minimum_units:
+        why = f"{exposure.step_units} of {stage.minimum_units} labelled units at this step"
+    else:
+        why = f"held {_span(waited)} of {stage.hold}"
+    return _hold(seen, why, now, evidence)
+
+
+def _stage(declared: Rollout, state: RolloutState) -> Stage:
+    if state.stage == "shadow" and declared.shadow is not None:
+        return declared.shadow
+    return Stage(hold=declared.hold, minimum_units=declared.minimum_units)
+
+
+def _place(state: RolloutState) -> str:
+    return "in shadow" if state.stage == "shadow" else f"at {state.weight:g} %"
+
+
+def _exposed(state: RolloutState) -> str:
+    return f"{state.exposed_units} units were exposed"
+
+
+def _span(span: timedelta) -> str:
+    days, rest = divmod(int(span.total_seconds()), 86400)
+    return f"{days}d {rest // 3600}h" if days else f"{rest // 3600}h {rest % 3600 // 60}m"
+
+
+def _due(state: RolloutState) -> datetime:
+    return state.step_started_at + duration(_stage(state.declared, state).hold)
+
+
+def _evidence(report: Report, exposure: Exposure) -> dict[str, Any]:
+    """What the log keeps of a judgement: every finding that is not PASS, the passing ones over all, and the counts."""
+    kept = [f for f in report.findings if f.verdict > Verdict.PASS or not f.measurement.segment]
+    return {
+        "verdict": report.verdict.name,
+        "findings": [
+            {
+                "verdict": f.verdict.name,
+                "why": f.why,
+                "where": f.measurement.where,
+                "measurement": msgspec.to_builtins(f.measurement),
+            }
+            for f in kept
+        ],
+        "judged": len(report.findings),
+        "units": exposure.step_units,
+        "exposed_units": exposure.total_units,
+        "facts": report.facts,
+    }
+
+
+def _hold(state: RolloutState, why: str, now: datetime, evidence: dict[str, Any]) -> Decision:
+    state = msgspec.structs.replace(state, reason=why)
+    due = _due(state)
+    wake_at = due if state.status == "running" and due > now else None
+    return Decision(
+        state=state,
+        drafts=(draft("rollout.judged", state, now, f"hold {_place(state)}: {why}", evidence=evidence),),
+        wake_at=wake_at,
+    )
+
+
+def _pause(state: RolloutState, why: str, now: datetime, evidence: dict[str, Any]) -> Decision:
+    state = msgspec.structs.replace(state, status="paused", reason=why)
+    return Decision(state=state, drafts=(draft("rollout.paused", state, now, why, evidence=evidence),))
+
+
+def _end(state: RolloutState, status: Status, why: str, now: datetime, evidence: dict[str, Any]) -> Decision:
+    weight = 100.0 if status == "succeeded" else 0.0
+    spans = (*state.spans, Span(weight, now))
+    state = msgspec.structs.replace(
+        state, status=status, weight=weight, reason=why, step_started_at=now, step_units=0, spans=spans
+    )
+    return Decision(state=state, drafts=(draft(f"rollout.{status}", state, now, why, evidence=evidence),))
+
+
+def _advance(
+    declared: Rollout, state: RolloutState, now: datetime, evidence: dict[str, Any], why: str = ""
+) -> Decision:
+    after_shadow = state.stage == "shadow"
+    if after_shadow and declared.approval and not state.approved_by:
+        return _pause(state, "waits for approval: the shadow stage passed", now, evidence)
+    step = state.step + 1
+    wins = declared.strategy == "shadow" or step >= len(declared.steps) or declared.steps[step] >= 100
+    if wins:
+        state = msgspec.structs.replace(state, stage="canary", step=min(step, len(declared.steps) - 1))
+        text = why or f"every guardrail held; {_exposed(state)} before it won"
+        return _end(state, "succeeded", text, now, evidence)
+    weight = declared.steps[step]
+    text = why or f"every guardrail held {_place(state)} over {state.step_units} units: on to {weight:g} %"
+    state = msgspec.structs.replace(
+        state,
+        stage="canary",
+        step=step,
+        weight=weight,
+        step_started_at=now,
+        step_units=0,
+        reason="",
+        spans=(*state.spans, Span(weight, now)),
+    )
+    return Decision(
+        state=state, drafts=(draft("rollout.advanced", state, now, text, evidence=evidence),), wake_at=_due(state)
+    )
+
+
+def _time_out(
+    declared: Rollout, state: RolloutState, verdict: Verdict, now: datetime, evidence: dict[str, Any]
+) -> Decision:
+    why = f"no decision within {declared.maximum} (last verdict {verdict.name})"
+    if declared.on_timeout == "roll_back":
+        return _end(state, "rolled_back", f"{why}; {_exposed(state)}", now, evidence)
+    measured = verdict <= Verdict.INCONCLUSIVE and state.step_units > 0
+    if declared.on_timeout == "promote" and measured and (not declared.approval or state.approved_by):
+        return _end(state, "succeeded", f"{why}, and the declaration says to promote", now, evidence)
+    return _pause(state, why, now, evidence)
