@@ -104,7 +104,8 @@ class Moments(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, values: ArrayLike) -> Moments:
         """Moments of an array of any shape; raises ValueError on NaN or infinity (drop or impute them, and count them,
-        before)."""
+        before).
+        """
         x = finite(values, "values").ravel()
         if x.size == 0:
             return cls()
@@ -255,7 +256,8 @@ class PairMoments(msgspec.Struct, frozen=True):
 
     def adjusted(self, theta: float, covariate_mean: float) -> Moments:
         """Moments of x - theta * (y - covariate_mean): the outcome with the covariate's part taken out (see
-        `compare.cuped`)."""
+        `compare.cuped`).
+        """
         m2 = self.m2_x - 2 * theta * self.cxy + theta * theta * self.m2_y
         return Moments(self.n, self.mean_x - theta * (self.mean_y - covariate_mean), max(0.0, m2))
 

@@ -1,0 +1,245 @@
+"""From a false-alarm budget to thresholds, and whether stated probabilities are true.
+
+"One false alarm in 30 days over C columns" becomes a level for each test, or a threshold drawn from the past by
+resampling blocks that keep autocorrelation and rhythm. What is resampled must be free of the failures that one wants to
+find.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from undrift.stats.compare import block_rows, wilson_interval
+from undrift.stats.summary import Counts, Estimate, FloatArray, finite, in_unit_interval
+
+
+class Persistence(msgspec.Struct, frozen=True):
+    """An alarm needs `k` of the last `n` windows beyond the threshold; it begins when that becomes true."""
+
+    k: int = 1
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= self.n:
+            raise ValueError(f"persistence needs 1 <= k <= n, got {self.k} of {self.n}")
+
+
+class Threshold(msgspec.Struct, frozen=True, kw_only=True):
+    """A threshold with what it was drawn from.
+
+    Parameters
+    ----------
+    value : alarm when the statistic is above it; infinite in JSON is null.
+    expected : false alarms expected over the budget's windows, as measured by resampling, at most the budget.
+    n : windows in the history.
+    resolved : False when the history is too short for the budget: `value` is then the largest statistic seen and
+        `expected` still too many.
+    """
+
+    value: float
+    expected: float
+    n: int
+    resolved: bool
+
+
+def level_per_test(budget: float, windows: int, tests: int = 1, persistence: Persistence | None = None) -> float:
+    """Probability with which each test may be beyond its threshold in each window, for at most `budget` alarms
+    expected.
+
+    Alarms are counted when they begin (see `onset_rate`), and expectations add up whatever the dependence between
+    tests. Windows are taken as independent; for autocorrelated ones use `block_bootstrap_threshold`.
+
+    Parameters
+    ----------
+    budget : alarms tolerated over all `windows` and `tests`, > 0.
+
+    >>> level_per_test(1, 30, 10).__round__(6), level_per_test(1, 30, 10, Persistence(2, 3)).__round__(4)
+    (0.003345, 0.0426)
+    """
+    if budget <= 0 or windows < 1 or tests < 1:
+        raise ValueError(f"budget, windows and tests must be positive, got {budget}, {windows} and {tests}")
+    rule = persistence or Persistence()
+    target = budget / (windows * tests)
+    # the rate of beginnings rises with p up to k / (n + 1), beyond which alarms merge into one
+    low, high = 0.0, rule.k / (rule.n + 1)
+    if onset_rate(high, rule) <= target:
+        return high
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if onset_rate(middle, rule) <= target else (low, middle)
+    return low
+
+
+def onset_rate(p: float, persistence: Persistence) -> float:
+    """Probability that a k-of-n alarm begins in a given window, windows being independently beyond with probability
+    `p`.
+
+    >>> round(onset_rate(0.1, Persistence(2, 3)), 6)
+    0.0162
+    """
+    k, n = persistence.k, persistence.n
+    return float(math.comb(n - 1, k - 1) * p**k * (1 - p) ** (n - k + 1))
+
+
+def onsets(beyond: ArrayLike, persistence: Persistence | None = None) -> int:
+    """How many alarms begin in rows of windows that are beyond the threshold or not, shape (..., windows).
+
+    >>> onsets([0, 1, 1, 0, 0, 1, 0, 1], Persistence(2, 3))
+    2
+    """
+    rule = persistence or Persistence()
+    flags = np.atleast_2d(np.asarray(beyond, dtype=np.int64))
+    padded = np.concatenate([np.zeros((*flags.shape[:-1], rule.n), dtype=np.int64), np.cumsum(flags, axis=-1)], axis=-1)
+    alarmed = padded[..., rule.n :] - padded[..., : -rule.n] >= rule.k
+    began = alarmed.copy()
+    began[..., 1:] &= ~alarmed[..., :-1]
+    return int(began.sum())
+
+
+def block_bootstrap_threshold(
+    statistics: ArrayLike,
+    *,
+    budget: float,
+    windows: int,
+    block_length: int,
+    rng: np.random.Generator,
+    persistence: Persistence | None = None,
+    period: int = 1,
+    resamples: int = 400,
+) -> Threshold:
+    """Smallest threshold on per-window statistics at which resampled histories raise at most `budget` alarms in
+    `windows`.
+
+    Whole blocks of windows are drawn, in phase with `period`, so autocorrelation and rhythm stay; columns are drawn
+    together, so their correlation does. Columns share the threshold: bring them to one scale before. To the alarms
+    counted comes windows / (history + 1), the chance that exchangeable windows pass all of history (as the "plus one"
+    of resampling tests, Davison and Hinkley 1997, p. 141), so a short history cannot promise what it never saw.
+
+    Parameters
+    ----------
+    statistics : shape (history,) or (history, columns), larger means more drift; history free of failures.
+    budget : alarms tolerated over `windows` windows and all columns, > 0.
+    block_length : windows in a block, at least the persistence's n; a few times the length of the autocorrelation.
+    period : windows in a rhythm (24 of an hour each), 1 for none.
+
+    >>> rng = np.random.default_rng(5)
+    >>> found = block_bootstrap_threshold(rng.chisquare(3, 500), budget=1, windows=30, block_length=5, rng=rng)
+    >>> found.resolved, 6 < found.value < 11
+    (True, True)
+    """
+    x = finite(statistics, "statistics")
+    x = x[:, None] if x.ndim == 1 else x
+    history = x.shape[0]
+    if history < 2 or not 1 <= block_length <= history or budget <= 0 or windows < 1:
+        raise ValueError(
+            f"need two windows of history, block_length in [1, history], budget and windows > 0; got {history}, "
+            f"block_length {block_length}, budget {budget}, windows {windows}"
+        )
+    rows = np.stack([block_rows(history, windows, block_length, rng, period=period) for _ in range(resamples)])
+    drawn: FloatArray = np.moveaxis(x[rows], 1, -1)
+
+    def expected(threshold: float) -> float:
+        return onsets(np.asarray(drawn > threshold), persistence) / resamples + windows / (history + 1)
+
+    levels = np.unique(x)
+    low, high = 0, levels.size - 1
+    if expected(float(levels[high])) > budget:
+        return Threshold(value=float(levels[high]), expected=expected(float(levels[high])), n=history, resolved=False)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if expected(float(levels[middle])) <= budget else (middle + 1, high)
+    return Threshold(value=float(levels[high]), expected=expected(float(levels[high])), n=history, resolved=True)
+
+
+def upper_quantile(sample: ArrayLike, level: float) -> float:
+    """The value that one more, exchangeable value stays at or below with probability at least `level`, exactly.
+
+    The ceil((n + 1) level)-th smallest (split-conformal quantile; Vovk et al. 2005, Lei et al. 2018); infinite when the
+    sample is too short for the level.
+
+    >>> upper_quantile(range(1, 100), 0.95), upper_quantile([1, 2, 3], 0.95)
+    (95.0, inf)
+    """
+    x = np.sort(finite(sample, "sample").ravel())
+    rank = math.ceil((x.size + 1) * in_unit_interval(level, "level") - 1e-9)
+    return float(x[rank - 1]) if rank <= x.size else math.inf
+
+
+def false_alarm_rate(
+    statistics: ArrayLike, threshold: float, persistence: Persistence | None = None, *, level: float = 0.95
+) -> Estimate:
+    """Alarms that began per window of a history known to be clean, with a Wilson interval (which takes beginnings as
+    independent).
+
+    Parameters
+    ----------
+    statistics : shape (windows,) or (windows, columns); a window counts once for each column.
+
+    >>> false_alarm_rate([0.1, 0.9, 0.8, 0.1], 0.5).value
+    0.25
+    """
+    x = finite(statistics, "statistics")
+    return wilson_interval(Counts(onsets(np.moveaxis(x, 0, -1) > threshold, persistence), int(x.size)), level)
+
+
+class ReliabilityBin(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows whose stated probability fell into one bin: the mean stated probability, and the observed rate with its
+    interval."""
+
+    stated: float
+    observed: Estimate
+
+
+def reliability(
+    probabilities: ArrayLike, outcomes: ArrayLike, *, bins: int = 10, level: float = 0.95
+) -> tuple[ReliabilityBin, ...]:
+    """Stated against observed rate in bins of equal numbers of rows; ties stay in one bin, so there may be fewer bins.
+
+    scikit-learn's calibration curve gives neither the rows in a bin nor an interval.
+
+    >>> [(b.stated, b.observed.value) for b in reliability([0.1, 0.1, 0.9, 0.9], [0, 0, 1, 0], bins=2)]
+    [(0.1, 0.0), (0.9, 0.5)]
+    """
+    p, y, which = _binned(probabilities, outcomes, bins)
+    found = []
+    for b in np.unique(which):
+        rows = which == b
+        counts = Counts(int(y[rows].sum()), int(rows.sum()))
+        found.append(ReliabilityBin(stated=float(p[rows].mean()), observed=wilson_interval(counts, level)))
+    return tuple(found)
+
+
+def calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, *, bins: int = 10) -> float:
+    """Root mean square gap between stated and observed rate over bins of equal numbers of rows, freed of sampling bias,
+    in [0, 1].
+
+    The plain estimate is positive for a perfect model; each bin's binomial variance is taken off (Kumar, Liang and Ma
+    2019, "Verified uncertainty calibration", sec. 4; Brocker 2012). 0 when nothing is left.
+
+    >>> calibration_error([0.2] * 10 + [0.8] * 10, [1] * 2 + [0] * 8 + [1] * 8 + [0] * 2, bins=2)
+    0.0
+    """
+    p, y, which = _binned(probabilities, outcomes, bins)
+    total = 0.0
+    for b in np.unique(which):
+        rows = which == b
+        m, rate = int(rows.sum()), float(y[rows].mean())
+        if m > 1:
+            total += m * ((float(p[rows].mean()) - rate) ** 2 - rate * (1 - rate) / (m - 1))
+    return math.sqrt(max(0.0, total / p.size))
+
+
+def _binned(
+    probabilities: ArrayLike, outcomes: ArrayLike, bins: int
+) -> tuple[FloatArray, FloatArray, NDArray[np.intp]]:
+    p, y = finite(probabilities, "probabilities").ravel(), finite(outcomes, "outcomes").ravel()
+    if p.size != y.size or not p.size or bins < 1:
+        raise ValueError(f"each probability needs its outcome, and bins >= 1: got {p.size}, {y.size} and {bins} bins")
+    if p.min() < 0 or p.max() > 1 or not np.isin(y, (0, 1)).all():
+        raise ValueError("probabilities must lie in [0, 1] and outcomes be 0 or 1")
+    edges = np.unique(np.quantile(p, np.arange(1, bins) / bins, method="inverted_cdf"))
+    return p, y, np.searchsorted(edges, p, side="left")
