@@ -1,0 +1,146 @@
+"""Running a revision's model: columns of values in, scores and labels out.
+
+A compiled model runs in onnxruntime with one thread (requests are what runs in parallel); one that could not be
+compiled runs in the library it was trained with, opened as the loader's trust settings allow. Before a predictor is
+handed out it has answered its bundle's golden requests as it did when it was registered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from undrift.develop.bundle import GoldenRow, Manifest, model_path, read_golden, read_manifest
+from undrift.develop.rows import Answers, answer, ask, native_rows, tensors
+from undrift.develop.trust import open_model
+from undrift.errors import CorruptModelError, ModelError, PredictionError
+from undrift.plugins import resolve_path
+from undrift.settings import TrustSettings
+
+__all__ = ["NativePredictor", "OnnxPredictor", "Outputs", "Predictor", "check_golden", "load"]
+
+Outputs = Answers
+"""One entry per row: ``score`` (list of floats), ``scores`` (multiclass only) and ``label`` (None for regression)."""
+
+GOLDEN_TOLERANCE: Final = 1e-4
+WARM_UP: Final = 5
+
+
+class Predictor(Protocol):
+    """What runs a model. It is called from one thread at a time."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        ...
+
+    def predict(self, columns: Mapping[str, Sequence[Any]]) -> Outputs:
+        """Scores and labels of the rows given as one list per input, absent values None.
+
+        Raises PredictionError if the model raises or answers no prediction.
+        """
+        ...
+
+
+class OnnxPredictor:
+    """A compiled model in onnxruntime.
+
+    Raises
+    ------
+    CorruptModelError : the file is no model that onnxruntime can run.
+    MissingExtraError : onnxruntime is not installed.
+    """
+
+    def __init__(self, manifest: Manifest, path: Path) -> None:
+        self.manifest = manifest
+        wanted = f"the compiled model {path}"
+        session = resolve_path("onnxruntime:InferenceSession", wanted_for=wanted, extra="onnx")
+        options = resolve_path("onnxruntime:SessionOptions", wanted_for=wanted, extra="onnx")()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # what goes wrong is raised; warnings about the graph help nobody here
+        try:
+            self._session = session(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise CorruptModelError(f"{path} is no model that onnxruntime can run: {_first_line(error)}") from error
+        names = [output.name for output in self._session.get_outputs()]
+        # a classifier gives the label, then the probabilities; a regressor one value
+        self._output = [names[-1]]
+
+    def predict(self, columns: Mapping[str, Sequence[Any]]) -> Outputs:
+        """See Predictor."""
+        interface = self.manifest.interface
+        feeds = tensors(interface.inputs, columns)
+        try:
+            raw = self._session.run(self._output, feeds)[0]
+        except Exception as error:
+            raise PredictionError(f"the model raised while predicting: {_first_line(error)}") from error
+        if interface.task == "regression":
+            raw = raw.reshape(-1)
+        return answer(interface, raw.astype("float64"), self.manifest.outputs)
+
+
+class NativePredictor:
+    """A model in the library it was trained with."""
+
+    def __init__(self, manifest: Manifest, model: Any) -> None:
+        self.manifest = manifest
+        self._model = model
+
+    def predict(self, columns: Mapping[str, Sequence[Any]]) -> Outputs:
+        """See Predictor."""
+        interface = self.manifest.interface
+        raw = ask(self._model, interface.task, native_rows(self.manifest, columns))
+        return answer(interface, raw, self.manifest.outputs)
+
+
+def load(folder: Path, trust: TrustSettings) -> Predictor:
+    """Open the model of a bundle, warm it up and check it against the golden requests.
+
+    Raises
+    ------
+    CorruptModelError : files are missing, changed or unreadable, or the model answers other than it did.
+    UntrustedModelError : its format is not one the trust settings allow.
+    MissingExtraError : the library it needs is not installed.
+    """
+    manifest = read_manifest(folder)
+    path = model_path(folder, manifest)
+    predictor: Predictor
+    if manifest.format == "onnx":
+        predictor = OnnxPredictor(manifest, path)
+    else:
+        predictor = NativePredictor(manifest, open_model(path, manifest.format, trust))
+    check_golden(predictor, read_golden(folder), str(folder))
+    return predictor
+
+
+def check_golden(predictor: Predictor, golden: Sequence[GoldenRow], where: str) -> None:
+    """Ask the golden requests, all at once and one by one, and compare with the answers on record.
+
+    Raises
+    ------
+    CorruptModelError : an answer differs by more than 1e-4 (absolutely or relatively).
+    """
+    if not golden:
+        return
+    names = [given.name for given in predictor.manifest.interface.inputs]
+    try:
+        together = predictor.predict({name: [row.inputs.get(name) for row in golden] for name in names})
+        for row in golden[:WARM_UP]:
+            predictor.predict({name: [row.inputs.get(name)] for name in names})
+    except (PredictionError, ValueError, TypeError) as error:
+        raise ModelError(f"{where}: the model cannot answer its golden requests: {error}") from error
+    for number, row in enumerate(golden):
+        expected = row.raw[1:] if predictor.manifest.interface.task == "binary" else row.raw
+        found = together.scores[number] if together.scores is not None else [together.score[number]]
+        for value, wanted in zip(found, expected, strict=True):
+            if not math.isclose(value, wanted, rel_tol=GOLDEN_TOLERANCE, abs_tol=GOLDEN_TOLERANCE):
+                raise CorruptModelError(
+                    f"{where}: golden request {number} is answered {value:.6g}; on record is {wanted:.6g}.",
+                    hint="The model or a library it runs in is not what it was when the version was registered.",
+                )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
