@@ -42,7 +42,9 @@ class Store(Protocol):
         """A transaction that excludes other writers; rolled back if the block raises."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of what is held open; using the store again opens it again."""
+        ...
 
 
 class Lake(Protocol):
@@ -71,7 +73,9 @@ class Lake(Protocol):
         """The rows whose columns meet all ``(column, op, value)``, or None where the table does not exist."""
         ...
 
-    def tables(self) -> list[str]: ...
+    def tables(self) -> list[str]:
+        """The names of the tables that exist, sorted."""
+        ...
 
 
 class Artifacts(Protocol):
