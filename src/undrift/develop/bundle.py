@@ -296,7 +296,7 @@ def _load_module(path: Path, name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[unique] = module  # dataclasses look their module up here
     try:
-        # compiled from the text: the folder of a bundle is read-only, and a stale .pyc must not win over what was hashed
+        # from the text: a bundle's folder is read-only, and a stale .pyc must not win over what was hashed
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     except BaseException:
         del sys.modules[unique]
@@ -316,7 +316,7 @@ def _verify(folder: Path, name: str, expected: str) -> None:
         raise CorruptModelError(
             f"{path} is not the file that was registered: its SHA-256 is {found[:12]}..., the manifest says "
             f"{expected[:12]}...",
-            hint="Restore the file from a copy, or train or adopt the model again; undrift does not serve it like this.",
+            hint="Restore the file from a copy, or train or adopt the model again; it is not served like this.",
         )
 
 

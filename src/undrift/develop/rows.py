@@ -13,17 +13,29 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from undrift.data.contract import FieldType
 from undrift.develop.bundle import Input, Interface, Manifest
-from undrift.errors import PredictionError
+from undrift.errors import DataError, PredictionError
 from undrift.plugins import resolve_path
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     Matrix = NDArray[np.object_]
     Floats = NDArray[np.float64]
 
-__all__ = ["Answers", "answer", "ask", "encode", "in_order", "matrix", "native_rows", "tensors"]
+__all__ = [
+    "Answers",
+    "answer",
+    "ask",
+    "encode",
+    "from_tensors",
+    "in_order",
+    "matrix",
+    "native_rows",
+    "table_columns",
+    "tensors",
+]
 
 _DAY: Final = 86400.0
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -93,10 +105,62 @@ def tensors(inputs: Sequence[Input], columns: Mapping[str, Sequence[Any]]) -> di
     return feeds
 
 
-def _column(given: Input, columns: Mapping[str, Sequence[Any]]) -> list[Any]:
+def _column(given: Input, columns: Mapping[str, Any]) -> Any:
     if given.name not in columns:
         raise PredictionError(f"the model's input {given.name!r} is missing; given: {', '.join(sorted(columns))}.")
-    return encode(columns[given.name], given.type)
+    values = columns[given.name]
+    return values if hasattr(values, "dtype") else encode(values, given.type)
+
+
+def from_tensors(task: str, found: Sequence[Any]) -> Floats:
+    """A compiled model's own output, like `ask`: the last output of a classifier holds its probabilities.
+
+    Also takes what foreign ONNX files answer: one mapping per row (zipmap), or P(positive) alone.
+    """
+    import numpy as np
+
+    last = found[-1]
+    if isinstance(last, list):
+        last = [list(row.values()) for row in last]
+    raw = np.asarray(last, dtype=np.float64)
+    if task == "regression":
+        return raw.reshape(-1)
+    if raw.ndim == 1 or raw.shape[1] == 1:
+        raw = np.column_stack([1.0 - raw.reshape(-1), raw.reshape(-1)])
+    return raw
+
+
+def table_columns(inputs: Sequence[Input], table: pa.Table) -> dict[str, Any]:
+    """The inputs' columns of an Arrow table as encoded NumPy arrays; equal to `encode` of each, but column-wise.
+
+    Raises
+    ------
+    DataError : a column is missing, or cannot be read as the type it is declared to have.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {}
+    for given in inputs:
+        if given.name not in table.column_names:
+            raise DataError(f"the table has no column {given.name!r}, an input of the model; it has "
+                            f"{', '.join(table.column_names)}.")  # fmt: skip
+        column = table.column(given.name)
+        try:
+            if given.type == "string":
+                columns[given.name] = column.cast(pa.string()).fill_null("").to_numpy().astype(object)
+                continue
+            if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+                micros = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64(), safe=False)
+                columns[given.name] = np.array(micros.to_numpy(), dtype=np.float64) / 1e6 / _DAY
+            else:
+                number = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
+                columns[given.name] = np.array(number.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(
+                f"column {given.name!r} is {column.type}, and cannot be read as {given.type}: {error}."
+            ) from error
+    return columns
 
 
 def native_rows(manifest: Manifest, columns: Mapping[str, Sequence[Any]]) -> Any:
@@ -113,7 +177,10 @@ def native_rows(manifest: Manifest, columns: Mapping[str, Sequence[Any]]) -> Any
     inputs = manifest.interface.inputs
     if manifest.fed == "frame":
         frame = resolve_path("pandas:DataFrame", wanted_for="a model trained on data frames", extra="pandas")
-        return frame({i.name: _frame_column(i, columns) for i in inputs})
+        rows = frame({i.name: _frame_column(i, columns) for i in inputs})
+        text = [i.name for i in inputs if i.type == "string"]
+        # boosters take text in frames as categories only, and know the codes of those they were trained on
+        return rows.astype(dict.fromkeys(text, "category")) if manifest.native in ("lightgbm", "xgboost") else rows
     rows = matrix(inputs, columns, single=manifest.fed == "single")
     if manifest.native in ("lightgbm", "xgboost") or all(i.type != "string" for i in inputs):
         return rows.astype(np.float64)
@@ -122,7 +189,7 @@ def native_rows(manifest: Manifest, columns: Mapping[str, Sequence[Any]]) -> Any
 
 def _frame_column(given: Input, columns: Mapping[str, Sequence[Any]]) -> Any:
     if given.type == "string":
-        return [None if v is None else str(v) for v in columns[given.name]]
+        return [str(v) if v else None for v in columns[given.name]]  # a frame knows absent text, and "" stands for it
     return _column(given, columns)
 
 
@@ -179,7 +246,7 @@ def answer(interface: Interface, raw: Floats, outputs: Sequence[str] = ()) -> An
 
 
 def in_order(interface: Interface, raw: Floats, outputs: Sequence[str] = ()) -> Floats:
-    """A model's own output, checked, with its columns in the order of ``interface.classes`` (0 for a class it lacks)."""
+    """A model's own output, checked, its columns in the order of ``interface.classes`` (0 for a class it lacks)."""
     import numpy as np
 
     if not np.isfinite(raw).all():

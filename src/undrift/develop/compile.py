@@ -1,0 +1,317 @@
+"""Compilation to ONNX, and the check that the compiled model still says what the trained one says.
+
+Converters are silently wrong for some models (trees with native categories, isotonic calibration), so nothing that is
+compiled serves unless it agreed with the original on the rows of the held-out tail and on rows with absent and unseen
+values. The compiled model takes one tensor of shape (n, 1) per input, text or float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from undrift.develop.bundle import Input, Interface
+from undrift.develop.rows import answer, from_tensors, in_order, tensors
+from undrift.errors import ModelError, PredictionError
+from undrift.plugins import resolve_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["TOLERANCE", "Compiled", "Parity", "compare", "compile_model", "one_tensor_per_input", "run_onnx"]
+
+#: Largest difference of a probability (or, for regression, of a value in standard deviations of the predictions)
+#: between the two forms of a model. float32 against float64 gives about 1e-6; a tree that splits wrongly gives 1e-2.
+TOLERANCE: Final = 1e-4
+_OPSET: Final = {"": 17, "ai.onnx.ml": 3}
+_UNSEEN: Final = "\N{EMPTY SET} never seen"
+_PROBES: Final = 25
+
+Predict = Callable[[Mapping[str, Any]], "Floats"]
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
+    """What the comparison of two forms of a model saw.
+
+    ``max_difference``: of probabilities, or of values in standard deviations. ``flips``: rows with another class.
+    ``rows``: rows compared. ``reason``: why it does not hold, empty if it does.
+    """
+
+    held: bool
+    max_difference: float
+    flips: int
+    rows: int
+    reason: str = ""
+
+
+class Compiled(msgspec.Struct, frozen=True, kw_only=True):
+    """A compiled model (empty if the conversion itself failed) and how it compared with the original."""
+
+    content: bytes
+    parity: Parity
+
+
+def compile_model(
+    model: Any, interface: Interface, native: Predict, columns: Mapping[str, Any], outputs: Sequence[str] = ()
+) -> Compiled:
+    """Convert a fitted model and check it; never raises for a model that cannot be converted.
+
+    Parameters
+    ----------
+    model : scikit-learn estimator or pipeline, LightGBM or XGBoost model.
+    native : the original's own output for encoded columns.
+    columns : encoded columns of validation rows, as `rows.table_columns` gives them.
+    outputs : the class each probability column means.
+
+    Raises
+    ------
+    MissingExtraError : the packages of the extra ``onnx`` are not installed.
+    """
+    resolve_path("onnxruntime:InferenceSession", wanted_for="compiling a model", extra="onnx")
+    resolve_path("skl2onnx:convert_sklearn", wanted_for="compiling a model", extra="onnx")
+    try:
+        content = _convert(model, interface.inputs)
+        run = run_onnx(content, interface)
+    except Exception as error:  # noqa: BLE001  a converter may fail in any way; the model is then served natively
+        text = " ".join(str(error).split())[:300]
+        reason = f"it cannot be converted: {type(error).__name__}: {text}"
+        return Compiled(content=b"", parity=Parity(held=False, max_difference=0.0, flips=0, rows=0, reason=reason))
+    return Compiled(content=content, parity=compare(interface, native, run, columns, outputs))
+
+
+def run_onnx(content: bytes, interface: Interface) -> Predict:
+    """A compiled model as a function of columns, run on one thread.
+
+    Raises
+    ------
+    ModelError : its inputs are not those of the interface, or it cannot be loaded.
+    """
+    runtime = resolve_path("onnxruntime:InferenceSession", wanted_for="a compiled model", extra="onnx")
+    options = resolve_path("onnxruntime:SessionOptions", wanted_for="a compiled model", extra="onnx")()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = runtime(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"the ONNX model cannot be loaded: {error}.") from error
+    expected, found = [i.name for i in interface.inputs], [i.name for i in session.get_inputs()]
+    if set(found) - set(expected):
+        raise ModelError(f"the ONNX model takes {found}; expected were {expected}.")
+
+    def predict(columns: Mapping[str, Any]) -> Floats:
+        feeds = tensors([i for i in interface.inputs if i.name in found], columns)
+        try:
+            return from_tensors(interface.task, session.run(None, feeds))
+        except Exception as error:
+            raise PredictionError(f"the compiled model raised: {error}.") from error
+
+    return predict
+
+
+def compare(
+    interface: Interface, native: Predict, compiled: Predict, columns: Mapping[str, Any], outputs: Sequence[str] = ()
+) -> Parity:
+    """Compare two forms of a model on given rows and on copies of some with values made absent and unseen.
+
+    Values are made absent only where they can be: nullable fields, and everything that views and transforms give. If
+    the original refuses such rows, the compiled form must refuse them as well.
+    """
+    import numpy as np
+
+    rows = flips = 0
+    worst, reasons = 0.0, []
+    scale = 1.0
+    for name, probe in _probes(interface, columns):
+        wanted, got = _try(native, probe, interface, outputs), _try(compiled, probe, interface, outputs)
+        if isinstance(wanted, str) and name == "given":
+            reasons.append(f"the original does not answer the validation rows: {wanted}")
+        elif isinstance(wanted, str):
+            if not isinstance(got, str):
+                reasons.append(f"it answers rows with {name}, which the original refuses")
+        elif isinstance(got, str):
+            reasons.append(f"it does not answer rows with {name}: {got}")
+        else:
+            if name == "given" and interface.task == "regression":
+                scale = float(np.std(wanted)) or 1.0
+            difference = float(np.abs(wanted - got).max(initial=0.0)) / scale
+            turned = _flips(interface, wanted, got)
+            rows, flips, worst = rows + len(wanted), flips + turned, max(worst, difference)
+            if difference > TOLERANCE:
+                over = np.abs(wanted - got).reshape(len(wanted), -1).max(axis=1) / scale > TOLERANCE
+                reasons.append(
+                    f"{int(over.sum())} of {len(wanted)} rows ({name}) differ by up to {difference:.2g}, "
+                    f"more than {TOLERANCE:g}"
+                )
+    reason = "; ".join(reasons[:3])
+    return Parity(held=not reasons and rows > 0, max_difference=worst, flips=flips, rows=rows, reason=reason)
+
+
+def _try(predict: Predict, columns: Mapping[str, Any], interface: Interface, outputs: Sequence[str]) -> Floats | str:
+    try:
+        return in_order(interface, predict(columns), outputs)
+    except PredictionError as error:
+        return error.message
+
+
+def _flips(interface: Interface, wanted: Floats, got: Floats) -> int:
+    before, after = answer(interface, wanted).label, answer(interface, got).label
+    return sum(a != b for a, b in zip(before or (), after or (), strict=True))
+
+
+def _probes(interface: Interface, columns: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    import numpy as np
+
+    whole = {i.name: columns[i.name] for i in interface.inputs}
+    n = len(next(iter(whole.values())))
+    some = np.unique(np.linspace(0, n - 1, min(_PROBES, n)).astype(int))
+    few = {name: values[some] for name, values in whole.items()}
+    fixed = {f.name for f in interface.contract.fields if not f.nullable}
+    probes = [("given", whole)]
+    gone = dict(few)
+    for given in interface.inputs:
+        text = given.type == "string"
+        absent = np.full(len(some), "" if text else np.nan, dtype=object if text else np.float64)
+        if given.name not in fixed:
+            probes.append((f"no {given.name}", {**few, given.name: absent}))
+            gone[given.name] = absent
+        if text:
+            unseen = np.full(len(some), _UNSEEN, dtype=object)
+            probes.append((f"an unseen {given.name}", {**few, given.name: unseen}))
+    if len(probes) > 2:
+        probes.append(("nothing that may be absent", gone))
+    return probes
+
+
+def _convert(model: Any, inputs: Sequence[Input]) -> bytes:
+    library = type(model).__module__.partition(".")[0]
+    with warnings.catch_warnings(), _quiet("skl2onnx", "onnxmltools", "onnx"):
+        warnings.simplefilter("ignore")  # deprecations inside the converters; what matters is checked by comparing
+        if library in ("lightgbm", "xgboost"):
+            return _convert_booster(model, library, inputs)
+        return _convert_sklearn(model, inputs)
+
+
+def _convert_sklearn(model: Any, inputs: Sequence[Input]) -> bytes:
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+    from sklearn.base import is_classifier
+
+    kinds = {i.name: StringTensorType if i.type == "string" else FloatTensorType for i in inputs}
+    # converters want identifiers for names; the graph's inputs get their own names back afterwards
+    types = [(f"input_{place}", kinds[i.name]([None, 1])) for place, i in enumerate(inputs)]
+    _register_boosters()
+    options = {"zipmap": False} if is_classifier(model) else None
+    graph = convert_sklearn(model, initial_types=types, options=options, target_opset=_OPSET)
+    return _renamed(graph, {f"input_{place}": i.name for place, i in enumerate(inputs)})
+
+
+def _convert_booster(model: Any, library: str, inputs: Sequence[Input]) -> bytes:
+    if any(i.type == "string" for i in inputs):
+        raise ModelError(f"{library} takes text only as categories, which its converter does not carry over")
+    from onnxmltools import convert
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    types = [("rows", FloatTensorType([None, len(inputs)]))]
+    if library == "lightgbm":
+        graph = convert.convert_lightgbm(model, initial_types=types, zipmap=False, target_opset=15)
+    else:
+        graph = convert.convert_xgboost(model, initial_types=types, target_opset=15)
+    return one_tensor_per_input(graph, inputs)
+
+
+def one_tensor_per_input(graph: Any, inputs: Sequence[Input]) -> bytes:
+    """Put a concatenation before a graph with one input of shape (n, d), so that it takes d inputs of shape (n, 1).
+
+    Raises
+    ------
+    ModelError : the graph has several inputs, or one that is not a matrix of numbers or of text.
+    """
+    from onnx import TensorProto, helper
+
+    known = {value.name for value in graph.graph.initializer}
+    given = [value for value in graph.graph.input if value.name not in known]
+    if len(given) != 1:
+        raise ModelError(f"the ONNX model has {len(given)} inputs; one matrix, or one input per column, was expected.")
+    whole = given[0]
+    kind = whole.type.tensor_type.elem_type
+    text = kind == TensorProto.STRING
+    numbers = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32)
+    if (not text and kind not in numbers) or text != all(i.type == "string" for i in inputs):
+        raise ModelError(f"the ONNX model's input {whole.name!r} does not have the type of the columns it is given.")
+    element = TensorProto.STRING if text else TensorProto.FLOAT
+    names = [f"undrift_column_{place}" for place in range(len(inputs))]
+    nodes = [helper.make_node("Concat", names, ["undrift_rows"], axis=1)]
+    nodes.append(
+        helper.make_node("Identity", ["undrift_rows"], [whole.name])
+        if text
+        else helper.make_node("Cast", ["undrift_rows"], [whole.name], to=kind)
+    )
+    graph.graph.input.remove(whole)
+    graph.graph.input.extend(helper.make_tensor_value_info(name, element, [None, 1]) for name in names)
+    old = list(graph.graph.node)
+    del graph.graph.node[:]
+    graph.graph.node.extend([*nodes, *old])
+    return _renamed(graph, {name: i.name for name, i in zip(names, inputs, strict=True)})
+
+
+def _renamed(graph: Any, names: Mapping[str, str]) -> bytes:
+    for value in graph.graph.input:
+        value.name = names.get(value.name, value.name)
+    for node in graph.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+    content: bytes = graph.SerializeToString()
+    return content
+
+
+def _register_boosters() -> None:
+    """Teach the scikit-learn converter LightGBM and XGBoost steps, if a pipeline can hold any (they are loaded)."""
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_classifier_output_shapes as classifier,
+    )
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_regressor_output_shapes as regressor,
+    )
+
+    options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+    if "lightgbm" in sys.modules:
+        from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
+
+        kinds = sys.modules["lightgbm"]
+        update_registered_converter(
+            kinds.LGBMClassifier, "LightGbmLGBMClassifier", classifier, convert_lightgbm, options=options
+        )
+        update_registered_converter(kinds.LGBMRegressor, "LightGbmLGBMRegressor", regressor, convert_lightgbm)
+    if "xgboost" in sys.modules:
+        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+
+        kinds = sys.modules["xgboost"]
+        update_registered_converter(
+            kinds.XGBClassifier, "XGBoostXGBClassifier", classifier, convert_xgboost, options=options
+        )
+        update_registered_converter(kinds.XGBRegressor, "XGBoostXGBRegressor", regressor, convert_xgboost)
+
+
+class _quiet:  # noqa: N801  used like a function
+    """Loggers of converters, silent while a block runs; the root logger is not touched."""
+
+    def __init__(self, *names: str) -> None:
+        self.loggers = [logging.getLogger(name) for name in names]
+        self.levels = [logger.level for logger in self.loggers]
+
+    def __enter__(self) -> None:
+        for logger in self.loggers:
+            logger.setLevel(logging.CRITICAL)
+
+    def __exit__(self, *_: object) -> None:
+        for logger, level in zip(self.loggers, self.levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,163 @@
+"""What may be opened: the loader's policy on model formats, and the opening of native model files under it.
+
+An artifact never decides about itself. ONNX, LightGBM and XGBoost files hold numbers; skops files name the types they
+are made of, and only types known to hold data are made; pickles run code and need ``"pickle"`` in trust.formats.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any, Final
+
+from undrift.errors import CorruptModelError, ModelError, UndriftError, UntrustedModelError
+from undrift.plugins import resolve_path
+from undrift.settings import TrustSettings
+
+__all__ = ["SAFE_TYPES", "check_format", "open_model", "save_model", "untrusted_types"]
+
+#: Compiled parts of scikit-learn that hold arrays and are rebuilt from them without calling anything else. skops leaves
+#: the decision to the loader because a wrong array in them can crash a process; it cannot run code.
+SAFE_TYPES: Final = (
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.compose._column_transformer._RemainderColsList",
+    "sklearn.ensemble._gb_losses.BinomialDeviance",
+    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.neighbors._ball_tree.BallTree64",
+    "sklearn.neighbors._kd_tree.KDTree64",
+    "sklearn.tree._tree.Tree",
+)
+
+_EXTRAS: Final = {"lightgbm": ("lightgbm:Booster", "lightgbm"), "xgboost": ("xgboost:Booster", "xgboost")}
+
+
+def check_format(format: str, trust: TrustSettings, *, what: str) -> None:  # noqa: A002  the word of the manifest
+    """Refuse a format that the loader's settings do not name.
+
+    Raises
+    ------
+    UntrustedModelError : says what to write in undrift.toml.
+    """
+    if format in trust.formats:
+        return
+    wanted = ", ".join(f'"{name}"' for name in (*trust.formats, format))
+    danger = "opening a pickle runs whatever code is in it" if format == "pickle" else "it is not on the list"
+    raise UntrustedModelError(
+        f"{what} is in the format {format!r}, which trust.formats does not allow: {danger}.",
+        hint=f"If you trust where it comes from, write in undrift.toml:  [trust]  formats = [{wanted}]",
+    )
+
+
+def untrusted_types(content: bytes, trust: TrustSettings) -> list[str]:
+    """The types a skops file is made of that neither skops, this loader nor the settings know to be safe."""
+    from skops.io import get_untrusted_types
+
+    known = {*SAFE_TYPES, *trust.skops_types}
+    return sorted(set(get_untrusted_types(data=content)) - known)
+
+
+def open_model(path: Path, format: str, trust: TrustSettings) -> Any:  # noqa: A002
+    """Open a native model file: an estimator (``skops``, ``pickle``) or a booster (``lightgbm``, ``xgboost``).
+
+    ONNX files are opened by compile.py and deploy/predictor.py.
+
+    Raises
+    ------
+    UntrustedModelError : the settings do not allow the format, or a skops file holds types they do not name.
+    CorruptModelError : the file cannot be read as what it is said to be.
+    MissingExtraError : the library that reads it is not installed.
+    """
+    check_format(format, trust, what=str(path))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorruptModelError(f"{path} cannot be read: {error}.") from error
+    opener = {"skops": _open_skops, "pickle": _open_pickle, "lightgbm": _open_lightgbm, "xgboost": _open_xgboost}
+    if format not in opener:
+        raise ModelError(f"{path}: {format!r} is no native format; known are {', '.join(sorted(opener))}.")
+    try:
+        return opener[format](content, path, trust)
+    except UndriftError:
+        raise
+    except Exception as error:
+        raise CorruptModelError(
+            f"{path} cannot be opened as {format}: {type(error).__name__}: {error}.",
+            hint="The file is damaged, or was written by a version of its library that this one cannot read.",
+        ) from error
+
+
+def save_model(model: Any, trust: TrustSettings) -> tuple[str, bytes]:
+    """The format and file content to keep a fitted model in: its library's own file, skops, or pickle where allowed.
+
+    Raises
+    ------
+    UntrustedModelError : skops cannot keep it (or not with types that the settings allow to be opened again), and
+        pickle is not allowed.
+    """
+    booster = _booster(model)
+    if booster is not None:
+        return booster
+    from skops import io as skops_io
+
+    try:
+        content: bytes = skops_io.dumps(model)
+        strange = untrusted_types(content, trust)
+        reason = f"it holds types that are not known to be safe: {', '.join(strange)}" if strange else ""
+    except Exception as error:  # noqa: BLE001  any failure of skops means the same: this model needs another way
+        strange, reason = [], f"skops cannot keep it ({type(error).__name__}: {error})"
+    if not reason:
+        return "skops", content
+    name = f"{type(model).__module__}.{type(model).__qualname__}"
+    if "pickle" in trust.formats:
+        return "pickle", pickle.dumps(model)
+    listed = ", ".join(f'"{t}"' for t in (*trust.skops_types, *strange))
+    advice = f"skops_types = [{listed}]" if strange else 'formats = ["onnx", "skops", "pickle"]'
+    raise UntrustedModelError(
+        f"the trained {name} cannot be stored so that it may be opened again: {reason}.",
+        hint=f"If that code is yours, write in undrift.toml:  [trust]  {advice}",
+    )
+
+
+def _booster(model: Any) -> tuple[str, bytes] | None:
+    library = type(model).__module__.partition(".")[0]
+    if library == "lightgbm":
+        return "lightgbm", getattr(model, "booster_", model).model_to_string().encode()
+    if library == "xgboost":
+        booster = model.get_booster() if hasattr(model, "get_booster") else model
+        return "xgboost", bytes(booster.save_raw("ubj"))
+    return None
+
+
+def _open_skops(content: bytes, path: Path, trust: TrustSettings) -> Any:
+    from skops.io import get_untrusted_types, loads
+
+    strange = untrusted_types(content, trust)
+    if strange:
+        listed = ", ".join(f'"{t}"' for t in (*trust.skops_types, *strange))
+        raise UntrustedModelError(
+            f"{path} holds types that are not known to be safe: {', '.join(strange)}.",
+            hint=f"If you trust them, write in undrift.toml:  [trust]  skops_types = [{listed}]",
+        )
+    return loads(content, trusted=get_untrusted_types(data=content))
+
+
+def _open_pickle(content: bytes, path: Path, trust: TrustSettings) -> Any:
+    import joblib
+
+    return joblib.load(io.BytesIO(content))  # reads plain pickles too
+
+
+def _open_lightgbm(content: bytes, path: Path, trust: TrustSettings) -> Any:
+    target, extra = _EXTRAS["lightgbm"]
+    booster = resolve_path(target, wanted_for=str(path), extra=extra)
+    return booster(model_str=content.decode(), params={"verbosity": -1})
+
+
+def _open_xgboost(content: bytes, path: Path, trust: TrustSettings) -> Any:
+    target, extra = _EXTRAS["xgboost"]
+    booster = resolve_path(target, wanted_for=str(path), extra=extra)(params={"nthread": 1})
+    booster.load_model(bytearray(content))
+    return booster
