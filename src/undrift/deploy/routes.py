@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from undrift.state.journal import Journal
     from undrift.state.ports import Artifacts
 
-__all__ = ["REDUCERS", "build_table", "publish", "rollout_of", "running"]
+__all__ = ["ROUTE_REDUCERS", "build_table", "publish", "rollout_of", "running"]
 
 KEPT_WARM: Final = 1
 """How many former champions servers keep loaded, so that going back needs no loading."""
@@ -111,7 +111,7 @@ def reduce_rollout(value: dict[str, Any] | None, event: Event, key: str) -> dict
     return state
 
 
-REDUCERS: Final = (
+ROUTE_REDUCERS: Final = (
     # without the judgements that move nothing, so that the table's epoch stands still while nothing changes
     Reducer("route", _MOVING_KINDS | {"revision.promoted"}, _model_of, reduce_route),
     Reducer("rollout", _ROLLOUT_KINDS, _rollout_of, reduce_rollout),
