@@ -133,7 +133,7 @@ def block_bootstrap_threshold(
     """
     x = finite(statistics, "statistics")
     x = x[:, None] if x.ndim == 1 else x
-    history = x.shape[0]
+    history = int(x.shape[0])
     if history < 2 or not 1 <= block_length <= history or budget <= 0 or windows < 1:
         raise ValueError(
             f"need two windows of history, block_length in [1, history], budget and windows > 0; got {history}, "

@@ -51,10 +51,9 @@ class EDetector(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"mean must lie strictly between the bounds {self.low} and {self.high}, got {self.mean}")
         if self.run_length <= 1:
             raise ValueError(f"run_length must be above 1, got {self.run_length}")
-        if None in self.log_evidence:
-            msgspec.structs.force_setattr(
-                self, "log_evidence", tuple(-math.inf if e is None else e for e in self.log_evidence)
-            )
+        read: tuple[float | None, ...] = self.log_evidence
+        if None in read:
+            msgspec.structs.force_setattr(self, "log_evidence", tuple(-math.inf if e is None else e for e in read))
 
     def update(self, values: ArrayLike) -> EDetector:
         """The state after `values`, shape (n,); `alarm_at` is the count of the value that raised the first alarm since

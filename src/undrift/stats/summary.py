@@ -127,7 +127,8 @@ class Moments(msgspec.Struct, frozen=True):
             return self if not part.n else Moments()
         mean = self.mean + (self.mean - part.mean) * (part.n / n)
         gap = part.mean - mean
-        return Moments(n, mean, max(0.0, self.m2 - part.m2 - gap * gap * (part.n * n / self.n)))
+        rest = self.m2 - part.m2 - gap * gap * (part.n * n / self.n)
+        return Moments(n, mean, max(0.0, rest) if n > 1 else 0.0)
 
     @property
     def variance(self) -> float:
