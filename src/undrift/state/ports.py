@@ -50,11 +50,19 @@ class Store(Protocol):
 class Lake(Protocol):
     """Tables of columns with atomic appends and versions."""
 
-    def append(self, table: str, rows: pa.Table, *, marks: Mapping[str, int] | None = None) -> int:
+    def append(
+        self,
+        table: str,
+        rows: pa.Table,
+        *,
+        marks: Mapping[str, int] | None = None,
+        since: Mapping[str, int] | None = None,
+    ) -> int:
         """Append rows, creating the table (or new columns) as needed; returns the table's new version.
 
-        ``marks`` are writers' positions (writer -> sequence number) that become part of the same commit, so that an
-        append can be recognised as done already.
+        ``marks`` are writers' positions (writer -> sequence number) that become part of the same commit: rows whose
+        marks are all committed are not appended again. ``since`` are the positions the rows were read from; where the
+        table has moved on from them, ConflictError.
         """
         ...
 
