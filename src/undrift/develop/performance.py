@@ -30,9 +30,9 @@ __all__ = [
     "Performance",
     "Scored",
     "label_codes",
+    "loss_arrays",
     "mean_interval",
     "metric_values",
-    "row_losses",
     "time_units",
 ]
 
@@ -84,7 +84,7 @@ def label_text(value: Any) -> str:
     return str(value)
 
 
-def row_losses(
+def loss_arrays(
     interface: Interface,
     label: Sequence[Any] | NDArray[Any],
     *,
@@ -199,7 +199,7 @@ class Scored:
         binary = self.interface.task == "binary"
         score = self.raw[:, 1] if binary else self.raw
         scores = self.raw if self.interface.task == "multiclass" else None
-        return row_losses(self.interface, self.label, score=score, scores=scores)
+        return loss_arrays(self.interface, self.label, score=score, scores=scores)
 
     @cached_property
     def units(self) -> Codes:

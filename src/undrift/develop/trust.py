@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
+import zipfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,7 +111,7 @@ def save_model(model: Any, trust: TrustSettings) -> tuple[str, bytes]:
     except Exception as error:  # noqa: BLE001  any failure of skops means the same: this model needs another way
         strange, reason = [], f"skops cannot keep it ({type(error).__name__}: {error})"
     if not reason:
-        return "skops", content
+        return "skops", _reproducible(content)
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     if "pickle" in trust.formats:
         return "pickle", pickle.dumps(model)
@@ -119,6 +121,25 @@ def save_model(model: Any, trust: TrustSettings) -> tuple[str, bytes]:
         f"the trained {name} cannot be stored so that it may be opened again: {reason}.",
         hint=f"If that code is yours, write in undrift.toml:  [trust]  {advice}",
     )
+
+
+def _reproducible(content: bytes) -> bytes:
+    """The same skops file without the times and memory addresses of its making: equal models get equal hashes."""
+    names: dict[str, str] = {}
+
+    def place(found: re.Match[str]) -> str:
+        return names.setdefault(found[0], str(len(names)))
+
+    source, target = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
+    pattern = r'(?<="__id__": )\d+|(?<=")\d+(?=\.np[yz]")'
+    schema = re.sub(pattern, place, source.read("schema.json").decode())
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
+        parts = {
+            re.sub(r"^\d+(?=\.np[yz]$)", place, n): source.read(n) for n in source.namelist() if n != "schema.json"
+        }
+        for name, part in sorted({**parts, "schema.json": schema.encode()}.items()):
+            out.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), part, zipfile.ZIP_DEFLATED)
+    return target.getvalue()
 
 
 def _booster(model: Any) -> tuple[str, bytes] | None:

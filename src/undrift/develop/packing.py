@@ -1,0 +1,226 @@
+"""A fitted model made into a bundle: stored, compiled if that holds, profiled, measured, with golden requests.
+
+Trained and adopted models take the same way from here. The reference profile and the expected performance come of the
+rows given; which rows those are is the caller's choice and stands in training.py and adoption.py.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from undrift.data.profile import Profile
+from undrift.develop.bundle import (
+    Fed,
+    GoldenRow,
+    Input,
+    Interface,
+    Manifest,
+    read_profile,
+    write_bundle,
+)
+from undrift.develop.compile import Compiled, Parity, Predict, compile_model, run_onnx
+from undrift.develop.performance import Performance, Scored
+from undrift.develop.rows import ask, encode, in_order, native_rows, table_columns
+from undrift.develop.trust import save_model
+from undrift.errors import CorruptModelError, PredictionError, UntrustedModelError
+from undrift.ids import to_micros
+from undrift.settings import TrustSettings
+from undrift.state.ports import Artifacts
+
+__all__ = ["GOLDEN_ROWS", "Packed", "Reference", "pack"]
+
+GOLDEN_ROWS: Final = 24
+GOLDEN_ABSENT: Final = 8
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """The reference profile of a version: profile.json of its bundle.
+
+    ``inputs``: the model's inputs. ``outcomes``: the columns ``score``, ``prediction`` (not for regression) and, where
+    it is known, ``label``.
+    """
+
+    inputs: Profile
+    outcomes: Profile
+
+    @classmethod
+    def read(cls, folder: Path) -> Reference:
+        """The reference profile of the bundle in a folder.
+
+        Raises
+        ------
+        CorruptModelError : it cannot be read.
+        """
+        try:
+            parts = msgspec.json.decode(read_profile(folder), type=dict[str, msgspec.Raw])
+            return cls(
+                inputs=Profile.from_json(bytes(parts["inputs"])), outcomes=Profile.from_json(bytes(parts["outcomes"]))
+            )
+        except (msgspec.MsgspecError, KeyError, ValueError) as error:
+            raise CorruptModelError(f"the reference profile in {folder} cannot be read: {error}.") from error
+
+    def to_json(self) -> str:
+        """The content of profile.json."""
+        return f'{{"inputs": {self.inputs.to_json()}, "outcomes": {self.outcomes.to_json()}}}'
+
+
+class Packed(NamedTuple):
+    """A stored bundle, and the rows it was measured on as its serving form answered them."""
+
+    bundle: str
+    manifest: Manifest
+    scored: Scored
+
+
+def pack(
+    model: Any,
+    interface: Interface,
+    *,
+    inputs_of: pa.Table,
+    rows: pa.Table,
+    label: NDArray[Any] | None,
+    time: NDArray[Any] | None,
+    trust: TrustSettings,
+    artifacts: Artifacts,
+    outputs: Sequence[str] = (),
+    fed: Fed = "single",
+    onnx: bytes = b"",
+    code: Mapping[str, str] | None = None,
+    trained: Mapping[str, Any] | None = None,
+) -> Packed:
+    """Store, compile, measure and profile a model, and put the bundle into the artifacts.
+
+    Parameters
+    ----------
+    model : the fitted model; None if ``onnx`` is the model.
+    inputs_of : rows whose inputs are the reference.
+    rows, label, time : rows the model was not trained on, with class codes or values, and times; they are what it is
+        measured on, compared with its compiled form on, and asked for golden answers.
+    onnx : an ONNX model with one tensor per input, served as it is.
+
+    Raises
+    ------
+    PredictionError : the model cannot answer the rows.
+    UntrustedModelError : it does not compile, and cannot be stored otherwise.
+    """
+    columns = table_columns(interface.inputs, rows)
+    manifest = Manifest(interface=interface, format="onnx", native="onnx", files={}, fed=fed, outputs=tuple(outputs))
+    models: dict[str, bytes] = {}
+    if model is None:
+        predict, models["onnx"] = run_onnx(onnx, interface), onnx
+        compiled: dict[str, Any] = {}
+    else:
+        manifest, predict, models, compiled = _forms(model, manifest, columns, trust)
+    raw = in_order(interface, predict(columns), outputs)
+    scored = Scored(
+        interface=interface, table=rows, label=label if label is not None else np.empty(0), raw=raw, time=time
+    )
+    said = dict(trained or {})
+    if label is not None:
+        said["performance"] = msgspec.to_builtins(Performance.of(scored))
+    reference = Reference(
+        inputs=Profile.of(inputs_of.select([i.name for i in interface.inputs])),
+        outcomes=Profile.of(_outcomes(scored, label)),
+    )
+    with tempfile.TemporaryDirectory(prefix="undrift-bundle-") as name:
+        written = write_bundle(
+            Path(name),
+            interface=interface,
+            format=manifest.format,
+            native=manifest.native,
+            models=models,
+            profile=reference.to_json(),
+            golden=_golden(interface, predict, rows, outputs),
+            code=code,
+            compiled=compiled,
+            trained=said,
+            fed=fed,
+            outputs=outputs,
+        )
+        digest = artifacts.put(Path(name))
+    return Packed(digest, written, scored)
+
+
+def _forms(
+    model: Any, manifest: Manifest, columns: Mapping[str, Any], trust: TrustSettings
+) -> tuple[Manifest, Predict, dict[str, bytes], dict[str, Any]]:
+    """The forms in which the model is kept, the one that serves, and why."""
+    interface = manifest.interface
+    try:
+        kept, content = save_model(model, trust)
+        problem = None
+    except UntrustedModelError as error:
+        kept, content, problem = "onnx", b"", error
+    manifest = msgspec.structs.replace(manifest, native=kept)
+
+    def native(given: Mapping[str, Any]) -> NDArray[np.float64]:
+        return ask(model, interface.task, native_rows(manifest, given))
+
+    if "onnx" in trust.formats:
+        found = compile_model(model, interface, native, columns, manifest.outputs)
+    else:
+        reason = "trust.formats does not allow onnx"
+        found = Compiled(content=b"", parity=Parity(held=False, max_difference=0.0, flips=0, rows=0, reason=reason))
+    said: dict[str, Any] = msgspec.to_builtins(found.parity)
+    models = {} if problem else {kept: content}
+    if found.parity.held:
+        models["onnx"] = found.content
+        return manifest, run_onnx(found.content, interface), models, said
+    if problem is not None:
+        raise problem
+    return msgspec.structs.replace(manifest, format=kept), native, models, said
+
+
+def _outcomes(scored: Scored, label: NDArray[Any] | None) -> pa.Table:
+    answers = scored.answers
+    columns: dict[str, Any] = {"score": pa.array(answers.score, pa.float64())}
+    if answers.label is not None:
+        columns["prediction"] = pa.array(answers.label, pa.string())
+    if label is not None:
+        classes = scored.interface.classes
+        columns["label"] = (
+            pa.array(label, pa.float64()) if answers.label is None else pa.array([classes[i] for i in label.tolist()])
+        )
+    return pa.table(columns)
+
+
+def _golden(interface: Interface, predict: Predict, rows: pa.Table, outputs: Sequence[str]) -> list[GoldenRow]:
+    """Some rows spread over time, and copies of some with all values absent that may be, asked as serving will ask."""
+    places = np.unique(np.linspace(0, rows.num_rows - 1, min(GOLDEN_ROWS, rows.num_rows)).astype(int))
+    names = [i.name for i in interface.inputs]
+    plain = [{name: _wire(row[name]) for name in names} for row in rows.select(names).take(places).to_pylist()]
+    fixed = {f.name for f in interface.contract.fields if not f.nullable}
+    bare = [{name: row[name] if name in fixed else None for name in names} for row in plain[:GOLDEN_ABSENT]]
+    golden: list[GoldenRow] = []
+    for part in (plain, bare if bare != plain[:GOLDEN_ABSENT] else []):
+        columns = {i.name: _asked(i, part) for i in interface.inputs}
+        try:
+            raw = in_order(interface, predict(columns), outputs) if part else np.empty(0)
+        except PredictionError:
+            if part is plain:
+                raise
+            continue  # the model refuses absent values, and will refuse them when it serves
+        golden += [GoldenRow(inputs=row, raw=np.atleast_1d(one).tolist()) for row, one in zip(part, raw, strict=True)]
+    return golden
+
+
+def _asked(given: Input, part: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
+    kind: Any = object if given.type == "string" else np.float64
+    return np.asarray(encode([row[given.name] for row in part], given.type), dtype=kind)
+
+
+def _wire(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return to_micros(value)
+    if isinstance(value, float) and value != value:
+        return None
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
