@@ -51,7 +51,10 @@ def test_the_difference_of_rates_tests_like_scipys_chi_square_without_correction
 def test_means_compare_as_in_scipy(level):
     rng = np.random.default_rng(1)
     old, new = rng.exponential(size=70), rng.normal(1.2, 3, 23)
-    ours, theirs = difference_of_means(Moments.of(old), Moments.of(new), level), stats.ttest_ind(new, old, equal_var=False)
+    ours, theirs = (
+        difference_of_means(Moments.of(old), Moments.of(new), level),
+        stats.ttest_ind(new, old, equal_var=False),
+    )
     interval = theirs.confidence_interval(level)
     assert (ours.lower, ours.upper, ours.p_value, ours.statistic) == pytest.approx(
         (interval.low, interval.high, theirs.pvalue, theirs.statistic), **EXACT
@@ -63,7 +66,9 @@ def test_pairs_compare_as_in_scipy(level):
     x = np.random.default_rng(2).normal(0.1, 1, 40)
     ours, theirs = paired_difference(Moments.of(x), level), stats.ttest_1samp(x, 0.0)
     interval = theirs.confidence_interval(level)
-    assert (ours.lower, ours.upper, ours.p_value) == pytest.approx((interval.low, interval.high, theirs.pvalue), **EXACT)
+    assert (ours.lower, ours.upper, ours.p_value) == pytest.approx(
+        (interval.low, interval.high, theirs.pvalue), **EXACT
+    )
 
 
 def test_constant_arms_differ_surely_or_not_at_all():
@@ -146,9 +151,7 @@ def test_blocks_make_the_interval_of_a_dependent_series_wide_enough():
     for _ in range(150):
         series = stats_ar1(rng, 500, 0.8)
         for block in covered:
-            found = bootstrap(
-                lambda rows, s=series: float(s[rows].mean()), 500, rng, block_length=block, resamples=200
-            )
+            found = bootstrap(lambda rows, s=series: float(s[rows].mean()), 500, rng, block_length=block, resamples=200)
             covered[block] += not found.excludes(0.0)
     assert covered[40] / 150 > 0.85
     assert covered[1] / 150 < 0.65

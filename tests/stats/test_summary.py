@@ -118,9 +118,7 @@ def test_a_part_larger_than_the_whole_is_refused():
 
 
 def test_an_open_side_survives_json():
-    one_sided = Comparison(
-        value=0.1, lower=0.0, upper=math.inf, n=9, level=0.95, statistic=-math.inf, p_value=0.5
-    )
+    one_sided = Comparison(value=0.1, lower=0.0, upper=math.inf, n=9, level=0.95, statistic=-math.inf, p_value=0.5)
     back = msgspec.json.decode(msgspec.json.encode(one_sided), type=Comparison)
     assert (back.lower, back.upper, back.half_width) == (0.0, math.inf, math.inf)
     assert math.isnan(back.statistic)

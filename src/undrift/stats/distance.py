@@ -177,8 +177,10 @@ def psi(reference: ArrayLike, current: ArrayLike, *, smoothing: float = 0.5, lev
     >>> round(psi([100, 100], [150, 50]).value, 4)
     0.2716
     """
+    if not smoothing > 0:
+        raise ValueError(f"smoothing must be above 0 rows a cell, got {smoothing}: an empty cell makes PSI infinite")
     p, q, n, m = _shares(reference, current, smoothing)
-    value = float(((q - p) * np.log(_ratio(q, p))).sum())
+    value = float(((q - p) * np.log(q / p)).sum())
     return _divergence(value, p.size - 1, 1 / n + 1 / m, n, m, level)
 
 
@@ -207,7 +209,8 @@ def chi_square(
 
     Cells whose expected count in the smaller sample is below `smallest_expected` are pooled into one (Cochran 1954); a
     2 x 2 table gets Yates's (1934) correction, as in ``scipy.stats.chi2_contingency``. V is without correction.
-    Interval by inverting the noncentral chi-square (Steiger and Fouladi 1997).
+    Interval by inverting the noncentral chi-square (Steiger and Fouladi 1997), widened by the delta method where the
+    samples scatter more than their pooled shares would.
 
     >>> found = chi_square([30, 70], [50, 50])
     >>> round(found.value, 4), round(found.p_value, 6)
@@ -231,6 +234,8 @@ def chi_square(
     corrected = gap - np.minimum(0.5, gap) if freedom == 1 else gap
     statistic = float((corrected**2 / expected_table).sum())
     low, high = _noncentrality(plain, freedom, level)
+    extra = (_widening(table[0] / n, table[1] / m, n, m) - 1) * (high - low) / 2
+    low, high = max(0.0, low - extra), high + extra
     return _distance(
         math.sqrt(plain / total),
         math.sqrt(low / total),
@@ -269,6 +274,18 @@ def _noncentrality(statistic: float, freedom: int, level: float) -> tuple[float,
     return low, high
 
 
+def _widening(p: FloatArray, q: FloatArray, n: int, m: int) -> float:
+    """Standard error along the statistic's gradient over the one that the noncentral chi-square has, at least 1."""
+    pooled = (n * p + m * q) / (n + m)
+    slope = (q - p) / pooled
+
+    def variance(shares: FloatArray) -> float:
+        return float(shares @ np.square(slope) - (shares @ slope) ** 2)
+
+    expected = variance(pooled) * (1 / n + 1 / m)
+    return math.sqrt(max(1.0, (variance(p) / n + variance(q) / m) / expected)) if expected > 0 else 1.0
+
+
 def _distribution_functions(
     reference: ArrayLike, current: ArrayLike, reference_weights: ArrayLike | None, current_weights: ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, int, int]:
@@ -301,7 +318,7 @@ def _shares(
     counts.
     """
     a, b = finite(reference, "reference counts").ravel(), finite(current, "current counts").ravel()
-    if a.size != b.size or (a < 0).any() or (b < 0).any() or a.sum() <= 0 or b.sum() <= 0 or smoothing < 0:
+    if a.size != b.size or (a < 0).any() or (b < 0).any() or a.sum() <= 0 or b.sum() <= 0:
         raise ValueError(
             f"counts must be >= 0, on common cells, with rows on both sides; got {a.size} cells with {a.sum():g} rows "
             f"and {b.size} cells with {b.sum():g}"
@@ -309,12 +326,6 @@ def _shares(
     n, m = round(float(a.sum())), round(float(b.sum()))
     a, b = a + smoothing, b + smoothing
     return a / a.sum(), b / b.sum(), n, m
-
-
-def _ratio(q: FloatArray, p: FloatArray) -> FloatArray:
-    """Q / p, 1 where both are 0 and infinite where only p is."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((p == 0) & (q == 0), 1.0, q / p)
 
 
 def _entropy_terms(p: FloatArray, middle: FloatArray) -> FloatArray:

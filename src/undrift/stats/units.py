@@ -123,7 +123,7 @@ def name_unit_change(a: float, b: float, tolerance: float = 0.02, *, scale: floa
 
 
 def find_unit_change(
-    reference_quantiles: ArrayLike, current_quantiles: ArrayLike, *, improvement: float = 0.8
+    reference_quantiles: ArrayLike, current_quantiles: ArrayLike, *, improvement: float = 0.9
 ) -> UnitChange | None:
     """The known conversion that best explains the move of the quantiles, or None when none explains enough of it.
 

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import signal
+
+from undrift.stats.calibration import (
+    Persistence,
+    block_bootstrap_threshold,
+    calibration_error,
+    false_alarm_rate,
+    level_per_test,
+    onset_rate,
+    onsets,
+    reliability,
+    upper_quantile,
+)
+
+
+@pytest.mark.parametrize("rule", [Persistence(), Persistence(2, 2), Persistence(2, 3), Persistence(3, 5)])
+def test_the_level_spends_the_budget_and_no_more(rule):
+    level = level_per_test(1, 30, 20, rule)
+    rng = np.random.default_rng(1)
+    beyond = rng.random((20, 30_000)) < level
+    expected = 1000  # one alarm in 30 windows over the 20 columns together
+    assert onsets(beyond, rule) == pytest.approx(expected, abs=4 * math.sqrt(expected))
+
+
+def test_persistence_buys_a_gentler_level():
+    assert level_per_test(1, 30, 20, Persistence(2, 3)) > 10 * level_per_test(1, 30, 20)
+
+
+def test_a_budget_that_cannot_be_spent_gives_the_level_of_most_alarms():
+    assert level_per_test(100, 10, 1, Persistence(2, 3)) == pytest.approx(0.5)
+
+
+def test_the_rate_of_beginnings_by_going_through_all_rows_of_windows():
+    rule, p = Persistence(2, 3), 0.3
+    total = 0.0
+    for row in np.ndindex(2, 2, 2, 2):  # four windows; does an alarm begin in the last?
+        weight = math.prod(p if w else 1 - p for w in row)
+        total += weight * (sum(row[1:]) >= 2 and sum(row[:3]) < 2)
+    assert onset_rate(p, rule) == pytest.approx(total)
+
+
+def test_beginnings_are_counted_once_each_and_by_row():
+    assert onsets([1, 1, 1, 0, 1]) == 2
+    assert onsets([[0, 1, 1, 0], [1, 1, 1, 1]], Persistence(2, 2)) == 2
+    assert onsets([1, 0, 0, 0], Persistence(2, 3)) == 0
+    with pytest.raises(ValueError, match="3 of 2"):
+        Persistence(3, 2)
+
+
+def history(rng: np.random.Generator, windows: int, columns: int) -> np.ndarray:
+    """A statistic with a daily rhythm (24 windows) and autocorrelation, several columns."""
+    noise = signal.lfilter([1], [1, -0.7], rng.normal(size=(windows + 50, columns)), axis=0)[50:]
+    return 5 + noise + 2 * np.sin(2 * np.pi * np.arange(windows) / 24)[:, None]
+
+
+def test_the_threshold_keeps_its_budget_on_days_that_follow():
+    rng = np.random.default_rng(2)
+    alarms = []
+    for _ in range(40):
+        past, future = np.split(history(rng, 24 * 90, 3), [24 * 60])
+        found = block_bootstrap_threshold(
+            past, budget=1, windows=24 * 30, block_length=48, rng=rng, period=24, resamples=60
+        )
+        assert found.resolved
+        assert found.expected <= 1
+        alarms.append(onsets(found.value < future.T))
+    assert np.mean(alarms) - 3 * np.std(alarms) / math.sqrt(40) <= 1
+    assert np.mean(alarms) > 0.1  # not by never alarming
+
+
+def test_a_fixed_level_for_independent_windows_breaks_the_budget_on_the_same_days():
+    rng = np.random.default_rng(2)
+    alarms = []
+    for _ in range(40):
+        past, future = np.split(history(rng, 24 * 90, 3), [24 * 60])
+        limit = past.mean(axis=0) + 2 * past.std(axis=0)
+        alarms.append(onsets((future > limit).T))
+    assert np.mean(alarms) > 10
+
+
+def test_a_history_too_short_for_the_budget_says_so():
+    rng = np.random.default_rng(3)
+    found = block_bootstrap_threshold(rng.random(20), budget=1, windows=30, block_length=4, rng=rng)
+    assert not found.resolved
+    assert found.expected > 1
+
+
+def test_settings_that_make_no_threshold_are_refused():
+    with pytest.raises(ValueError, match=r"block_length in \[1, history\]"):
+        block_bootstrap_threshold([1.0, 2.0], budget=1, windows=3, block_length=5, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="must be positive"):
+        level_per_test(0, 30)
+
+
+def test_the_quantile_holds_for_one_more_value_exactly():
+    rng = np.random.default_rng(4)
+    held = [rng.normal() <= upper_quantile(rng.normal(size=19), 0.9) for _ in range(4000)]
+    assert np.mean(held) == pytest.approx(0.9, abs=0.02)  # 18 of 20 places
+    plain = [rng.normal() <= np.quantile(rng.normal(size=9), 0.9) for _ in range(4000)]
+    assert np.mean(plain) < 0.85
+    assert upper_quantile([], 0.9) == math.inf
+
+
+def test_the_false_alarm_rate_has_its_n():
+    found = false_alarm_rate(np.array([[0, 1], [1, 1], [0, 0], [0, 0]]), 0.5)
+    assert (found.value, found.n) == (0.25, 8)
+
+
+def test_a_calibrated_model_has_no_error_though_the_plain_one_is_positive():
+    rng = np.random.default_rng(5)
+    ours, plain = [], []
+    for _ in range(100):
+        p = rng.random(500)
+        y = rng.random(500) < p
+        ours.append(calibration_error(p, y) ** 2)
+        bins = reliability(p, y)
+        plain.append(np.mean([(b.stated - b.observed.value) ** 2 for b in bins]))
+    assert np.mean(ours) < 0.6 * np.mean(plain)
+
+
+def test_an_overconfident_model_has_the_error_it_was_given():
+    rng = np.random.default_rng(6)
+    p = rng.random(50_000) * 0.8 + 0.1
+    y = rng.random(50_000) < p - 0.1
+    assert calibration_error(p, y) == pytest.approx(0.1, abs=0.01)
+    assert calibration_error([0.5], [1]) == 0  # one row in a bin has no variance to take off
+    bins = reliability(p, y, level=0.999)
+    assert all(b.observed.excludes(b.stated) for b in bins)
+    assert sum(b.observed.n for b in bins) == 50_000
+
+
+def test_bins_hold_equal_numbers_of_rows_and_ties_stay_together():
+    bins = reliability(np.linspace(0, 1, 100), np.tile([0, 1], 50), bins=4)
+    assert [b.observed.n for b in bins] == [25, 25, 25, 25]
+    assert [b.observed.n for b in reliability([0.5] * 10, [1] * 10)] == [10]
+
+
+@pytest.mark.parametrize(
+    ("p", "y", "message"), [([0.5], [0, 1], "its outcome"), ([1.5], [1], "lie in"), ([0.5], [2], "0 or 1")]
+)
+def test_probabilities_and_outcomes_that_are_none_are_refused(p, y, message):
+    with pytest.raises(ValueError, match=message):
+        calibration_error(p, y)
+
+
+def test_one_test_begins_where_it_is_beyond_and_was_not_before():
+    assert level_per_test(0.05, 1) == pytest.approx((1 - math.sqrt(1 - 4 * 0.05)) / 2)  # p (1 - p) = 0.05
