@@ -7,6 +7,7 @@ One frame is one append, so it is there as a whole or not at all. Segments are r
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -23,8 +24,18 @@ import msgspec
 
 from undrift.errors import CaptureError
 from undrift.ids import new_id
+from undrift.settings import ServeSettings
 
-__all__ = ["LabelRecord", "PredictionRecord", "Record", "SourceRecord", "SpoolWriter", "WatermarkRecord", "place"]
+__all__ = [
+    "LabelRecord",
+    "PredictionRecord",
+    "Record",
+    "Recorder",
+    "SourceRecord",
+    "SpoolWriter",
+    "WatermarkRecord",
+    "place",
+]
 
 MAGIC: Final = b"UNDRIFT\x01"
 HEAD: Final = struct.Struct("<II")
@@ -275,3 +286,37 @@ def _synced(file: int) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+class Recorder:
+    """What the settings say about capture: whether an answer may leave without its record, and what counts as written.
+
+    Parameters
+    ----------
+    writer : where records go.
+    settings : ``capture`` and ``durability``.
+    """
+
+    def __init__(self, writer: SpoolWriter, settings: ServeSettings) -> None:
+        self._writer = writer
+        self._required = settings.capture == "required"
+        self._power = settings.durability == "power"
+        self.lost = 0
+
+    async def write(self, records: Sequence[Record], *, required: bool = False) -> bool:
+        """Write the records; False if they could not be written and need not be.
+
+        Raises
+        ------
+        CaptureError : they could not be written, and the settings or ``required`` say that they must.
+        """
+        try:
+            self._writer.append(records)
+            if self._power:
+                await asyncio.wrap_future(self._writer.barrier())
+        except CaptureError:
+            self.lost += len(records)
+            if required or self._required:
+                raise
+            return False
+        return True

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from undrift.develop.bundle import GoldenRow, Manifest, model_path, read_golden, read_manifest
-from undrift.develop.rows import Answers, answer, ask, native_rows, tensors
-from undrift.develop.trust import open_model
+from undrift.develop.rows import Answers, answer, ask, from_tensors, native_rows, tensors
+from undrift.develop.trust import check_format, open_model
 from undrift.errors import CorruptModelError, ModelError, PredictionError
 from undrift.plugins import resolve_path
 from undrift.settings import TrustSettings
@@ -64,21 +64,20 @@ class OnnxPredictor:
             self._session = session(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise CorruptModelError(f"{path} is no model that onnxruntime can run: {_first_line(error)}") from error
-        names = [output.name for output in self._session.get_outputs()]
-        # a classifier gives the label, then the probabilities; a regressor one value
-        self._output = [names[-1]]
+        taken = {given.name for given in self._session.get_inputs()}  # a converter drops what the model never reads
+        self._inputs = [given for given in manifest.interface.inputs if given.name in taken]
+        if len(self._inputs) != len(taken):
+            raise CorruptModelError(f"{path} takes {sorted(taken)}, which are not the inputs its manifest declares.")
 
     def predict(self, columns: Mapping[str, Sequence[Any]]) -> Outputs:
         """See Predictor."""
         interface = self.manifest.interface
-        feeds = tensors(interface.inputs, columns)
+        feeds = tensors(self._inputs, columns)
         try:
-            raw = self._session.run(self._output, feeds)[0]
+            raw = from_tensors(interface.task, self._session.run(None, feeds))
         except Exception as error:
             raise PredictionError(f"the model raised while predicting: {_first_line(error)}") from error
-        if interface.task == "regression":
-            raw = raw.reshape(-1)
-        return answer(interface, raw.astype("float64"), self.manifest.outputs)
+        return answer(interface, raw, self.manifest.outputs)
 
 
 class NativePredictor:
@@ -108,6 +107,7 @@ def load(folder: Path, trust: TrustSettings) -> Predictor:
     path = model_path(folder, manifest)
     predictor: Predictor
     if manifest.format == "onnx":
+        check_format("onnx", trust, what=str(path))
         predictor = OnnxPredictor(manifest, path)
     else:
         predictor = NativePredictor(manifest, open_model(path, manifest.format, trust))

@@ -1,0 +1,343 @@
+"""The endpoint of one model: rows in, answers and records out, each row by the variant its unit is assigned to.
+
+Assignment, feature look-up, transforms, the call of the model, and what happens when a candidate fails: its rows are
+answered by the champion and its failure is recorded. Nothing here knows HTTP, loads models or writes files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from undrift.data.decoder import Decoder
+from undrift.deploy.batcher import Batcher
+from undrift.deploy.capture import PredictionRecord
+from undrift.deploy.predictor import Outputs
+from undrift.deploy.router import Choice, Placed, Route, Variant, pick
+from undrift.develop.bundle import Interface, Manifest
+from undrift.errors import DeadlineError, ModelError, OverloadError, PredictionError, RequestError, StateError
+from undrift.ids import duration, new_id, to_micros
+from undrift.state.ports import Online
+
+__all__ = ["Answered", "Call", "Endpoint", "Revision", "Row"]
+
+Values = dict[str, Any]
+
+
+class Call(NamedTuple):
+    """What surrounds the rows of one request.
+
+    ``received_at`` is in microseconds; ``started`` and ``deadline`` are readings of ``time.monotonic()``.
+    """
+
+    request_id: str
+    received_at: int
+    started: float
+    deadline: float
+
+
+class Row(NamedTuple):
+    """The answer for one row."""
+
+    id: str
+    version: int
+    revision: str
+    variant: str
+    score: float
+    scores: list[float] | None
+    label: str | None
+    violations: list[str]
+
+
+class Answered(NamedTuple):
+    """The answers in the order of the request, and the records to be written before they leave.
+
+    ``failure`` is set where the champion failed: then there are records but no answers.
+    """
+
+    rows: list[Row]
+    records: list[PredictionRecord]
+    failure: ModelError | None
+
+
+class _Prepared(NamedTuple):
+    columns: dict[str, list[Any]]
+    features: list[Values]
+    times: list[dict[str, int | None]]
+    absent: list[str]
+
+
+class Revision:
+    """A revision that is loaded and ready: what decodes its requests, computes its features and runs its model."""
+
+    def __init__(
+        self, placed: Placed, manifest: Manifest, functions: Mapping[str, Callable[..., Any]], batcher: Batcher
+    ) -> None:
+        self.placed, self.manifest, self.batcher = placed, manifest, batcher
+        self.interface: Interface = manifest.interface
+        self.decoder = Decoder(self.interface.contract)
+        self.personal = frozenset(f.name for f in self.interface.contract.fields if f.personal)
+        self._inputs = [given.name for given in self.interface.inputs]
+        self._ttl = {view.name: duration(view.ttl) // duration("0.001ms") for view in self.interface.views}
+        self._functions = [(t, functions[t.name]) for t in self.interface.transforms]
+
+    def prepare(self, rows: Sequence[Values], at: Sequence[int], online: Online | None) -> _Prepared:
+        """Features of the rows, as columns for the model and by row for the record.
+
+        Raises
+        ------
+        PredictionError : a transform raised, or left out an output.
+        """
+        features: list[Values] = [{} for _ in rows]
+        times: list[dict[str, int | None]] = [{} for _ in rows]
+        absent = self._look_up(rows, at, online, features, times)
+        for transform, function in self._functions:
+            for row, found in zip(rows, features, strict=True):
+                given = {name: found[name] if name in found else row.get(name) for name in transform.inputs}
+                try:
+                    made = function(given)
+                    found.update((out.name, made[out.name]) for out in transform.outputs)
+                except Exception as error:
+                    raise PredictionError(
+                        f"the transform {transform.name!r} raised: {type(error).__name__}: {error}."
+                    ) from error
+        pairs = list(zip(rows, features, strict=True))
+        columns = {name: [f[name] if name in f else r.get(name) for r, f in pairs] for name in self._inputs}
+        return _Prepared(columns, features, times, absent)
+
+    def _look_up(
+        self,
+        rows: Sequence[Values],
+        at: Sequence[int],
+        online: Online | None,
+        features: list[Values],
+        times: list[dict[str, int | None]],
+    ) -> list[str]:
+        """Fill in the values of views, absent where there is none or it is older than its time to live."""
+        absent: list[str] = []
+        for view in self.interface.views:
+            names = [output.name for output in view.outputs]
+            keys = [None if row.get(view.entity) is None else str(row[view.entity]) for row in rows]
+            entities = [key for key in dict.fromkeys(keys) if key is not None]
+            stored: dict[str, tuple[int, Values] | None] = {}
+            try:
+                if online is None:
+                    raise StateError("there is no online store")
+                stored = dict(zip(entities, online.get(view.name, entities), strict=True))
+            except StateError:  # the answer without the features beats no answer; the record says so
+                absent.append(f"view {view.name} unavailable")
+            for key, moment, found, known in zip(keys, at, features, times, strict=True):
+                held = stored.get(key) if key is not None else None
+                if held is None or moment - held[0] > self._ttl[view.name]:
+                    found.update(dict.fromkeys(names))
+                    known[view.name] = None
+                else:
+                    found.update((name, held[1].get(name)) for name in names)
+                    known[view.name] = held[0]
+        return absent
+
+
+class Endpoint:
+    """One model as the routing table of an epoch wants it.
+
+    Parameters
+    ----------
+    route : which variant answers whom.
+    revisions : the loaded revisions by name, the champion among them.
+    epoch : of the table the route comes from.
+    """
+
+    def __init__(self, route: Route, revisions: Mapping[str, Revision], epoch: int) -> None:
+        self.route, self.revisions, self.epoch = route, dict(revisions), epoch
+        self.champion = self.revisions[route.champion]
+        contract = self.champion.interface.contract
+        self.same_contract = {name for name, each in self.revisions.items() if each.interface.contract == contract}
+
+    @property
+    def interface(self) -> Interface:
+        """The champion's interface: the one requests are decoded by."""
+        return self.champion.interface
+
+    async def answer(self, rows: Sequence[Values], call: Call, online: Online | None) -> Answered:
+        """Answer the rows of one request.
+
+        Raises
+        ------
+        OverloadError : the champion's queue is full.
+        DeadlineError : the time of the call has passed.
+        """
+        interface = self.interface
+        ids = self._ids(interface, rows)
+        units = [str(row.get(interface.unit) or known) for row, known in zip(rows, ids, strict=True)]
+        at = [self._at(interface, row, call) for row in rows]
+        choices = [pick(self.route, unit) for unit in units]
+        work = _Work(self, rows, call, online, ids, units, at, choices)
+        groups: dict[str, list[int]] = {}
+        for place, choice in enumerate(choices):
+            groups.setdefault(choice.revision, []).append(place)
+        candidates = groups.pop(self.route.candidate, []) if self.route.candidate != self.route.champion else []
+        if candidates:
+            # both at once; what the candidate cannot answer in half the time goes to the champion
+            half = call.started + (call.deadline - call.started) / 2
+            candidate, others = self.revisions[self.route.candidate], groups.get(self.route.champion, [])
+            failed, failure = await asyncio.gather(
+                _outcome(work.run(candidate, candidates, half)),
+                _outcome(work.run(self.champion, others, call.deadline)),
+            )
+            if failed is not None:
+                work.fail(candidate, candidates, failed)
+            if failed is not None and failure is None:
+                failure = await _outcome(work.run(self.champion, candidates, call.deadline))
+        else:
+            failure = await _outcome(work.run(self.champion, range(len(rows)), call.deadline))
+        if isinstance(failure, ModelError):
+            undone = [place for place in range(len(rows)) if work.answers[place] is None]
+            work.fail(self.champion, undone, failure)
+            return Answered([], [r for r in work.records if r.error is not None], failure)
+        if failure is not None:
+            raise failure
+        return Answered([answer for answer in work.answers if answer is not None], work.records, None)
+
+    @staticmethod
+    def _ids(interface: Interface, rows: Sequence[Values]) -> list[str]:
+        """What names each prediction. A request id would not do: callers repeat theirs."""
+        keys = [row.get(interface.key) if interface.key else None for row in rows]
+        fresh = new_id() if None in keys else ""
+        return [f"{fresh}-{place}" if key is None else str(key) for place, key in enumerate(keys)]
+
+    @staticmethod
+    def _at(interface: Interface, row: Values, call: Call) -> int:
+        value = row.get(interface.time) if interface.time else None
+        if value is None:
+            return call.received_at
+        return to_micros(value) if isinstance(value, datetime) else int(value)
+
+
+async def _outcome(work: Coroutine[Any, Any, None]) -> ModelError | OverloadError | DeadlineError | None:
+    try:
+        await work
+    except (ModelError, OverloadError, DeadlineError) as error:
+        return error
+    return None
+
+
+class _Work:
+    """One request while it is answered: what is known of each row, and what has been answered."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        rows: Sequence[Values],
+        call: Call,
+        online: Online | None,
+        ids: Sequence[str],
+        units: Sequence[str],
+        at: Sequence[int],
+        choices: Sequence[Choice],
+    ) -> None:
+        self.endpoint, self.rows, self.call, self.online = endpoint, rows, call, online
+        self.ids, self.units, self.at, self.choices = ids, units, at, choices
+        self.answers: list[Row | None] = [None] * len(rows)
+        self.records: list[PredictionRecord] = []
+
+    async def run(self, revision: Revision, places: Sequence[int], deadline: float) -> None:
+        """Answer some of the rows by a revision."""
+        if not places:
+            return
+        rows = [self.rows[place] for place in places]
+        if revision.placed.revision not in self.endpoint.same_contract:
+            rows = _again(revision, rows)
+        flagged = [list(revision.decoder.violations(row)) for row in rows]
+        prepared = revision.prepare(rows, [self.at[place] for place in places], self.online)
+        outputs = await revision.batcher.predict(prepared.columns, len(rows), deadline)
+        self._keep(revision, places, rows, flagged, prepared, outputs)
+
+    def _keep(
+        self,
+        revision: Revision,
+        places: Sequence[int],
+        rows: Sequence[Values],
+        flagged: Sequence[list[str]],
+        prepared: _Prepared,
+        outputs: Outputs,
+    ) -> None:
+        placed, variant = revision.placed, self._variant(revision)
+        for index, place in enumerate(places):
+            broken = [*flagged[index], *prepared.absent]
+            score = outputs.score[index]
+            scores = None if outputs.scores is None else outputs.scores[index]
+            label = None if outputs.label is None else outputs.label[index]
+            self.answers[place] = Row(
+                self.ids[place], placed.version, placed.revision, variant, score, scores, label, broken
+            )
+            features, times = prepared.features[index], prepared.times[index]
+            self.records.append(
+                self._record(revision, place, rows[index], variant, broken, features, times, score, scores, label)
+            )
+
+    def fail(self, revision: Revision, places: Sequence[int], error: Exception) -> None:
+        """Record that a revision could not answer some of the rows."""
+        variant, message = self._variant(revision), getattr(error, "message", str(error))
+        for place in places:
+            self.records.append(
+                self._record(revision, place, self.rows[place], variant, [], {}, {}, None, None, None, message)
+            )
+
+    def _variant(self, revision: Revision) -> Variant:
+        """Who answered; where the champion stands in for a candidate that failed, that is the champion."""
+        return "champion" if revision is self.endpoint.champion else "candidate"
+
+    def _record(
+        self,
+        revision: Revision,
+        place: int,
+        row: Values,
+        variant: str,
+        violations: list[str],
+        features: Values,
+        times: dict[str, int | None],
+        score: float | None,
+        scores: list[float] | None,
+        label: str | None,
+        error: str | None = None,
+    ) -> PredictionRecord:
+        if revision.personal:
+            row = {name: None if name in revision.personal else value for name, value in row.items()}
+        return PredictionRecord(
+            id=self.ids[place],
+            request_id=self.call.request_id,
+            model=self.endpoint.route.model,
+            revision=revision.placed.revision,
+            version=revision.placed.version,
+            variant=variant,
+            unit=self.units[place],
+            propensity=self.choices[place].propensity,
+            event_time=self.at[place],
+            received_at=self.call.received_at,
+            inputs=row,
+            features=features,
+            feature_times=times,
+            score=score,
+            prediction=label,
+            scores=scores,
+            violations=violations,
+            latency_us=int((time.monotonic() - self.call.started) * 1e6),
+            error=error,
+        )
+
+
+def _again(revision: Revision, rows: Sequence[Values]) -> list[Values]:
+    """Rows decoded by one contract, checked by another; what breaks it is the revision's failure, not the caller's."""
+    wanted = {f.name for f in revision.interface.contract.fields}
+    try:
+        return [
+            revision.decoder.row(msgspec.to_builtins({k: v for k, v in row.items() if k in wanted})) for row in rows
+        ]
+    except RequestError as error:
+        name = revision.placed.revision
+        raise PredictionError(f"the request does not meet the contract of {name}: {error}") from error
