@@ -113,9 +113,8 @@ def population(
         "label": (rng.random(n) < probability).astype(np.int64),
         "labelled_at": pa.array(times + waits, mask=rng.random(n) < unlabelled).cast(utc),
     }
-    return Population(
-        rows=pa.table(columns), onset=None if onset is None else start + duration(spacing) * first, lift=lift
-    )
+    changed = None if onset is None else start + duration(spacing) * first
+    return Population(rows=pa.table(columns), onset=changed, lift=lift)
 
 
 class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -182,8 +181,7 @@ class FaultyPredictor:
 
     def _constant(self, answers: Any, value: float, hit: Sequence[bool]) -> Any:
         interface = self._inner.manifest.interface
-        classes, scores, label = interface.classes, None, None
-        given, best = [value], ""
+        classes, scores, label, given, best = interface.classes, None, None, [value], ""
         if interface.task == "multiclass":
             given = [value] + [(1 - value) / (len(classes) - 1)] * (len(classes) - 1)
             scores = [given if h else s for h, s in zip(hit, answers.scores, strict=True)]
