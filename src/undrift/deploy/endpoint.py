@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from undrift.data.decoder import Decoder
+from undrift.data.features import compute, entity_key
 from undrift.deploy.batcher import Batcher
 from undrift.deploy.capture import PredictionRecord
 from undrift.deploy.predictor import Outputs
 from undrift.deploy.router import Choice, Placed, Route, Variant, pick
 from undrift.develop.bundle import Interface, Manifest
 from undrift.errors import DeadlineError, ModelError, OverloadError, PredictionError, RequestError, StateError
-from undrift.ids import duration, new_id, to_micros
+from undrift.ids import new_id, to_micros
 from undrift.state.ports import Online
 
 __all__ = ["Answered", "Call", "Endpoint", "Revision", "Row"]
@@ -83,7 +84,6 @@ class Revision:
         self.decoder = Decoder(self.interface.contract)
         self.personal = frozenset(f.name for f in self.interface.contract.fields if f.personal)
         self._inputs = [given.name for given in self.interface.inputs]
-        self._ttl = {view.name: duration(view.ttl) // duration("0.001ms") for view in self.interface.views}
         self._functions = [(t, functions[t.name]) for t in self.interface.transforms]
 
     def prepare(self, rows: Sequence[Values], at: Sequence[int], online: Online | None) -> _Prepared:
@@ -91,21 +91,14 @@ class Revision:
 
         Raises
         ------
-        PredictionError : a transform raised, or left out an output.
+        PredictionError : a transform failed.
         """
         features: list[Values] = [{} for _ in rows]
         times: list[dict[str, int | None]] = [{} for _ in rows]
         absent = self._look_up(rows, at, online, features, times)
         for transform, function in self._functions:
             for row, found in zip(rows, features, strict=True):
-                given = {name: found[name] if name in found else row.get(name) for name in transform.inputs}
-                try:
-                    made = function(given)
-                    found.update((out.name, made[out.name]) for out in transform.outputs)
-                except Exception as error:
-                    raise PredictionError(
-                        f"the transform {transform.name!r} raised: {type(error).__name__}: {error}."
-                    ) from error
+                found.update(compute(transform, function, {**row, **found}))
         pairs = list(zip(rows, features, strict=True))
         columns = {name: [f[name] if name in f else r.get(name) for r, f in pairs] for name in self._inputs}
         return _Prepared(columns, features, times, absent)
@@ -122,7 +115,7 @@ class Revision:
         absent: list[str] = []
         for view in self.interface.views:
             names = [output.name for output in view.outputs]
-            keys = [None if row.get(view.entity) is None else str(row[view.entity]) for row in rows]
+            keys = [entity_key(row.get(view.entity)) for row in rows]
             entities = [key for key in dict.fromkeys(keys) if key is not None]
             stored: dict[str, tuple[int, Values] | None] = {}
             try:
@@ -133,7 +126,7 @@ class Revision:
                 absent.append(f"view {view.name} unavailable")
             for key, moment, found, known in zip(keys, at, features, times, strict=True):
                 held = stored.get(key) if key is not None else None
-                if held is None or moment - held[0] > self._ttl[view.name]:
+                if held is None or not view.fresh(held[0], moment):
                     found.update(dict.fromkeys(names))
                     known[view.name] = None
                 else:

@@ -249,6 +249,8 @@ class Gateway:
         records = []
         for place, entry in enumerate(protocols.read_labels(request.body)):
             path = f"$.labels[{place}].event_time"
+            if entry.event_time is None and self._event_mode:
+                raise RequestError("the label's time was expected, because time.mode = 'event'", path=path)
             at = now if entry.event_time is None else protocols.micros_of(entry.event_time, path)
             label = protocols.label_of(interface, entry, place)
             records.append(

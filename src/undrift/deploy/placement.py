@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from undrift.data.decoder import Decoder
-from undrift.data.features import FeatureView
+from undrift.data.features import FeatureView, latest
 from undrift.deploy.batcher import Batcher
 from undrift.deploy.endpoint import Endpoint, Revision
 from undrift.deploy.predictor import Predictor, load
@@ -26,7 +26,6 @@ from undrift.deploy.router import Placed, Route, RoutingTable, TableFile
 from undrift.deploy.telemetry import Meters, notice
 from undrift.develop.bundle import load_functions
 from undrift.errors import StateError, UndriftError
-from undrift.ids import to_micros
 from undrift.plugins import resolve, resolve_path
 from undrift.settings import Settings
 from undrift.state.ports import Online
@@ -56,20 +55,10 @@ class SourceEndpoint:
         (self.source,) = (s for s in table.sources if s.name == name)
         self.decoder = Decoder(self.source.contract)
         self.views: list[FeatureView] = [v for v in table.views if v.source == name and not v.aggregates]
-        self._known = self.source.known or self.source.time
 
     def online_rows(self, rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[tuple[str, int, dict[str, Any]]]]]:
         """What the rows give each direct view: entity, the microsecond it was known, and the view's values."""
-        found = []
-        for view in self.views:
-            names = [feature.name for feature in view.features]
-            values = [
-                (str(row[view.entity]), to_micros(row[self._known]), {name: row.get(name) for name in names})
-                for row in rows
-                if row.get(view.entity) is not None and row.get(self._known) is not None
-            ]
-            found.append((view.name, values))
-        return found
+        return [(view.name, latest(view, self.source, rows)) for view in self.views]
 
 
 class Placement:

@@ -1,0 +1,299 @@
+"""From the spool to the lake: every record that a server acknowledged lands there exactly once.
+
+Each table's commit holds how far each writer has been read for it, so a crash anywhere is made good by reading again
+and leaving out what the table already has. Ids of predictions and labels are remembered beside that, because callers
+repeat requests. One process ingests at a time; one that has lost its lease can append nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import pyarrow as pa
+
+from undrift.data.features import Source
+from undrift.deploy.capture import LabelRecord, PredictionRecord, Record, SourceRecord, WatermarkRecord
+from undrift.deploy.records import labels_table, predictions_table, source_table
+from undrift.deploy.spool import Chunk, SpoolReader
+from undrift.develop.bundle import Manifest
+from undrift.errors import NotFoundError
+from undrift.ids import Clock, SystemClock, duration, to_micros
+from undrift.settings import TimeSettings
+from undrift.state.journal import Journal
+
+__all__ = ["Ingest", "Ingested"]
+
+WATERMARK: Final = "watermark"
+PENDING: Final = "watermark.pending"
+SEEN_PAGE: Final = 5000
+
+
+class MarkedLake(Protocol):
+    """What ingest needs of the lake."""
+
+    def append(
+        self,
+        table: str,
+        rows: pa.Table,
+        *,
+        marks: Mapping[str, int] | None = None,
+        since: Mapping[str, int] | None = None,
+    ) -> int:
+        """See `state.lake.DeltaLake.append`; raises ConflictError where somebody else appended since."""
+        ...
+
+    def marks(self, table: str, writers: Sequence[str]) -> dict[str, int]:
+        """See `state.ports.Lake.marks`."""
+        ...
+
+
+class Ingested(msgspec.Struct, frozen=True, kw_only=True):
+    """What one cycle brought in.
+
+    ``watermark`` is in microseconds, None before anything is known. ``repeated`` counts records that were there
+    already, ``damaged`` names segments that were set aside because their checksums do not hold.
+    """
+
+    predictions: int = 0
+    labels: int = 0
+    sources: int = 0
+    repeated: int = 0
+    watermark: int | None = None
+    damaged: tuple[str, ...] = ()
+    more: bool = False
+
+    @property
+    def rows(self) -> int:
+        """All rows together."""
+        return self.predictions + self.labels + self.sources
+
+
+class _Placed(msgspec.Struct, gc=False):
+    """A record on its way: from which writer, at which position, and what names it ('' for nothing)."""
+
+    writer: str
+    position: int
+    key: str
+    at: int
+    record: Any
+
+
+class Ingest:
+    """Reads all writers' segments and appends their records to the lake.
+
+    Parameters
+    ----------
+    spool : the folder that server processes write to.
+    lake : where rows go, in tables ``predictions_<model>``, ``labels_<model>`` and ``source_<name>``.
+    journal : remembers ids that are in the lake, and the watermark.
+    manifest_of : the manifest of a revision, which says the types of inputs and features.
+    sources : the declared sources by name; may be replaced between cycles.
+    time : whether time is the wall clock or the events' own, and how late events may be.
+    """
+
+    def __init__(
+        self,
+        spool: Path,
+        lake: MarkedLake,
+        journal: Journal,
+        manifest_of: Callable[[str], Manifest],
+        sources: Mapping[str, Source],
+        *,
+        time: TimeSettings | None = None,
+        clock: Clock | None = None,
+        limit_bytes: int = 64 << 20,
+    ) -> None:
+        self.sources = sources
+        self._reader = SpoolReader(spool)
+        self._lake, self._journal = lake, journal
+        self._manifest_of = manifest_of
+        self._time, self._clock = time or TimeSettings(), clock or SystemClock()
+        self._limit = limit_bytes
+        self._manifests: dict[str, Manifest] = {}
+        self._fence: int | None = None
+        self._forget()
+
+    def cycle(self, fence: int = 0) -> Ingested:
+        """Bring in everything that was acknowledged before the call, up to the limit of bytes.
+
+        Parameters
+        ----------
+        fence : of the lease under which this process ingests; a new one means that another may have been at work.
+
+        Raises
+        ------
+        ConflictError : another process ingested meanwhile. Nothing is lost or doubled; get the lease again.
+        StateError : the spool, the lake or the journal cannot be used. The next cycle goes on where this one was.
+        """
+        if fence != self._fence:
+            self._forget()
+            self._fence = fence
+        try:
+            return self._cycle()
+        except BaseException:
+            self._forget()  # what was committed before it failed is found again in the lake's marks
+            raise
+
+    def _forget(self) -> None:
+        """Know nothing: positions are read from the start of the segments still there, marks from the lake."""
+        self._positions: dict[str, int] = {}
+        self._marks: dict[str, dict[str, int]] = {}
+        self._watermark: int | None = None
+        self._pending: int | None = None
+        self._recalled = False
+
+    def _cycle(self) -> Ingested:
+        self._recall()
+        started, effective = to_micros(self._clock.now()), self._pending
+        chunks = [self._reader.read(w, self._positions.get(w, -1), self._limit) for w in self._reader.writers()]
+        tables: dict[str, list[_Placed]] = {}
+        announced: int | None = None
+        for chunk in chunks:
+            for frame in chunk.frames:
+                for record in frame.records:
+                    if isinstance(record, WatermarkRecord):
+                        announced = max(record.event_time, announced or record.event_time)
+                    else:
+                        table, key, at = self._names(record)
+                        placed = _Placed(chunk.writer, frame.position, key, at, record)
+                        tables.setdefault(table, []).append(placed)
+        counts = {"predictions": 0, "labels": 0, "source": 0}
+        repeated = 0
+        for table in sorted(tables):
+            landed = self._land(table, tables[table])
+            counts[table.partition("_")[0]] += landed
+            repeated += len(tables[table]) - landed
+        more = any(chunk.more for chunk in chunks)
+        if self._time.mode == "event":
+            self._advance(announced, None if more else effective, tables)
+        elif not more:
+            self._watermark = started
+        self._settle(chunks)
+        return Ingested(
+            predictions=counts["predictions"],
+            labels=counts["labels"],
+            sources=counts["source"],
+            repeated=repeated,
+            watermark=self._watermark,
+            damaged=tuple(str(path) for chunk in chunks for path in chunk.damaged),
+            more=more,
+        )
+
+    def _land(self, table: str, placed: list[_Placed]) -> int:
+        """Append the records that the table does not have; returns how many."""
+        marks = self._marks.setdefault(table, {})
+        writers = {each.writer for each in placed}
+        unknown = sorted(writers - marks.keys())
+        if unknown:
+            marks.update(self._lake.marks(table, unknown))
+        since = {writer: marks[writer] for writer in writers}
+        there = [each for each in placed if each.position <= since[each.writer]]
+        fresh = [each for each in placed if each.position > since[each.writer]]
+        # committed before a crash, but perhaps not remembered
+        self._remember(there)
+        fresh_keys = [each.key for each in fresh if each.key]
+        seen: set[str] = set()
+        for start in range(0, len(fresh_keys), SEEN_PAGE):
+            seen |= self._journal.seen(fresh_keys[start : start + SEEN_PAGE])
+        new = []
+        for each in fresh:
+            if each.key not in seen:
+                new.append(each)
+                if each.key:
+                    seen.add(each.key)
+        if new:
+            reached = dict(since)
+            for each in fresh:
+                reached[each.writer] = max(reached[each.writer], each.position)
+            moved = {writer: position for writer, position in reached.items() if position > since[writer]}
+            self._lake.append(
+                table, self._rows(table, new), marks=moved, since={writer: since[writer] for writer in moved}
+            )
+            marks.update(moved)
+            self._remember(new)
+        return len(new)
+
+    def _remember(self, placed: Sequence[_Placed]) -> None:
+        rows = [(each.key, each.at) for each in placed if each.key]
+        if rows:
+            self._journal.mark_seen(rows)
+
+    def _rows(self, table: str, placed: Sequence[_Placed]) -> pa.Table:
+        kind, _, name = table.partition("_")
+        if kind == "source":
+            source = self.sources.get(name)
+            if source is None:
+                raise NotFoundError(
+                    f"the spool holds rows of a source {name!r} that is not declared.",
+                    hint="Declare it again until its rows are in; they stay in the spool as long.",
+                )
+            return source_table(source, [each.record for each in placed])
+        if kind == "labels":
+            return labels_table([each.record for each in placed])
+        by_revision: dict[str, list[PredictionRecord]] = {}
+        for each in placed:
+            by_revision.setdefault(each.record.revision, []).append(each.record)
+        parts = [
+            predictions_table(self._manifest(revision).interface, records) for revision, records in by_revision.items()
+        ]
+        return parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="permissive")
+
+    def _manifest(self, revision: str) -> Manifest:
+        if revision not in self._manifests:
+            self._manifests[revision] = self._manifest_of(revision)
+        return self._manifests[revision]
+
+    def _settle(self, chunks: Sequence[Chunk]) -> None:
+        """Go on from here next time, and remove what is safe in the lake."""
+        for chunk in chunks:
+            self._reader.discard(chunk)
+            if chunk.gone:
+                self._positions.pop(chunk.writer, None)
+            else:
+                self._positions[chunk.writer] = chunk.position
+
+    def _recall(self) -> None:
+        if not self._recalled:
+            if self._time.mode == "event":
+                self._watermark = self._journal.get_setting(WATERMARK)
+                self._pending = self._journal.get_setting(PENDING)
+            self._recalled = True
+
+    def _advance(self, announced: int | None, effective: int | None, tables: Mapping[str, list[_Placed]]) -> None:
+        """Move the watermark of event time.
+
+        One that is announced counts a whole cycle later: what was acknowledged before it was sent may stand in the
+        segments of a server that this cycle had read already. It is written down before its segment may be removed.
+        """
+        before = self._watermark
+        if announced is not None and announced > max(self._pending or announced - 1, before or announced - 1):
+            self._journal.put_setting(PENDING, announced)
+            self._pending = announced
+        if effective is not None and (before is None or effective > before):
+            self._watermark = effective
+        elif self._pending is None:  # nobody announces any: it follows from the events
+            times = [each.at for placed in tables.values() for each in placed]
+            lateness = duration(self._time.lateness) // timedelta(microseconds=1)
+            if times and (before is None or max(times) - lateness > before):
+                self._watermark = max(times) - lateness
+        if self._watermark != before:
+            self._journal.put_setting(WATERMARK, self._watermark)
+
+    def _names(self, record: Record) -> tuple[str, str, int]:
+        """The table of a record, what names it there, and its time."""
+        if isinstance(record, PredictionRecord):
+            failed = f"!{record.revision}" if record.error is not None else ""
+            return f"predictions_{record.model}", f"p:{record.model}/{record.id}{failed}", record.event_time
+        if isinstance(record, LabelRecord):
+            key = f"l:{record.model}/{record.prediction_id}@{record.event_time}={record.label}"
+            return f"labels_{record.model}", key, record.event_time
+        if isinstance(record, SourceRecord):
+            source = self.sources.get(record.source)
+            known = record.row.get(source.known_at) if source is not None else None
+            at = to_micros(known) if isinstance(known, datetime) else record.received_at
+            return f"source_{record.source}", f"s:{record.source}/{record.id}" if record.id else "", at
+        raise TypeError(f"{type(record).__name__} goes to no table")
