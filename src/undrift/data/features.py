@@ -102,6 +102,11 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     column: str = ""
     window: str = "7d"
 
+    @property
+    def window_micros(self) -> int:
+        """The length of the window, in microseconds."""
+        return _micros(self.window)
+
 
 class FeatureView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Values looked up by an entity key.
@@ -149,6 +154,11 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     def hash(self) -> str:
         """The version of the view: SHA-256 of everything that decides its values; 64 hex digits."""
         return content_hash(_plain(self))
+
+    @property
+    def key(self) -> str:
+        """Name of the view's values in the stores: another definition is another key, so old revisions keep theirs."""
+        return f"{self.name}_{self.hash[:8]}"
 
     def fresh(self, event_time: int, at: int) -> bool:
         """Whether a value of ``event_time`` counts at the time ``at`` (microseconds): known by then, not past its TTL.
@@ -278,7 +288,7 @@ def compute(transform: Transform, function: Function, row: Mapping[str, Any]) ->
     where = f"transform {transform.name!r} ({transform.function})"
     try:
         given = function({name: row.get(name) for name in transform.inputs})
-    except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is its answer to this row
+    except Exception as error:  # foreign code: whatever it raises is its answer to this row
         raise PredictionError(f"{where} raised {type(error).__name__}: {error}") from error
     if not isinstance(given, Mapping):
         raise PredictionError(f"{where} must return a mapping of its outputs, got {type(given).__name__}")

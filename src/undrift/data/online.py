@@ -101,7 +101,7 @@ class SqliteOnline:
         if getattr(local, "pid", None) == os.getpid():
             found: sqlite3.Connection = local.connection
             return found
-        if self._path.parent and not self._path.parent.exists():
+        if not self._path.parent.exists():
             self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=16

@@ -1,0 +1,145 @@
+"""Two summaries of a column that are small, merge with ``+`` and never depend on chance: quantiles and frequent values.
+
+Libraries have such sketches, but theirs draw random numbers without a seed, and here equal data must give equal
+decisions. Which column gets which summary is profile.py's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["FrequentValues", "QuantileSketch"]
+
+Floats = NDArray[np.float64]
+
+_K: Final = 256
+_LEAST: Final = 8
+_SHRINK: Final = 2.0 / 3.0
+
+
+class QuantileSketch(msgspec.Struct, frozen=True):
+    """Quantiles of a stream, after KLL (Karnin, Lang and Liberty 2016, "Optimal quantile approximation in streams").
+
+    Items of level h stand for 2**h values each. A level over its capacity is sorted and every second item moves up;
+    where KLL tosses a coin whether to keep the odd or the even ones, here they take turns, so equal data give equal
+    sketches. Up to 256 values are kept exactly; beyond that ranks are off by less than 2 % of n in the simulations of
+    tests/data/test_sketch.py, at less than 6 KB. ``a + b == b + a``; different groupings agree within that error.
+
+    Parameters
+    ----------
+    n : values seen.
+    levels : for each level its items, sorted, as the bytes of little-endian float64.
+    turns : bit h says which items of level h go up next.
+    """
+
+    n: int = 0
+    levels: tuple[bytes, ...] = ()
+    turns: int = 0
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> QuantileSketch:
+        """The sketch of finite values of any shape."""
+        x = np.sort(np.asarray(values, dtype=np.float64).ravel())
+        return _packed(int(x.size), [x], 0)
+
+    def __add__(self, other: QuantileSketch) -> QuantileSketch:
+        mine, theirs = self._unpacked(), other._unpacked()
+        height = max(len(mine), len(theirs))
+        empty = np.empty(0)
+        levels = [
+            np.sort(np.concatenate([mine[h] if h < len(mine) else empty, theirs[h] if h < len(theirs) else empty]))
+            for h in range(height)
+        ]
+        return _packed(self.n + other.n, levels, self.turns ^ other.turns)
+
+    def _unpacked(self) -> list[Floats]:
+        return [np.frombuffer(level, dtype="<f8") for level in self.levels]
+
+    def weighted(self) -> tuple[Floats, Floats]:
+        """The items, sorted, and how many values each stands for; the weights sum to n."""
+        levels = self._unpacked()
+        values = np.concatenate([np.empty(0), *levels])
+        weights = np.concatenate([np.empty(0), *(np.full(x.size, 2.0**h) for h, x in enumerate(levels))])
+        order = np.argsort(values, kind="stable")
+        return values[order], weights[order]
+
+    def quantiles(self, qs: ArrayLike) -> Floats:
+        """The values at ranks ``qs`` in [0, 1]: the least item with that share at or below it; NaN where n is 0."""
+        wanted = np.asarray(qs, dtype=np.float64)
+        if not self.n:
+            return np.full(wanted.shape, np.nan)
+        values, weights = self.weighted()
+        reached = np.cumsum(weights)
+        place = np.searchsorted(reached, wanted * self.n - 1e-9 * self.n, side="left")
+        return values[np.minimum(place, values.size - 1)]
+
+    def below(self, points: ArrayLike) -> Floats:
+        """How many values are below each point, estimated."""
+        values, weights = self.weighted()
+        reached = np.concatenate([[0.0], np.cumsum(weights)])
+        found: Floats = reached[np.searchsorted(values, np.asarray(points, dtype=np.float64), side="left")]
+        return found
+
+
+def _packed(n: int, levels: list[Floats], turns: int) -> QuantileSketch:
+    """Move items up from the lowest level that is over its capacity until none is."""
+    h = 0
+    while h < len(levels):
+        capacity = max(_LEAST, int(np.ceil(_K * _SHRINK ** (len(levels) - 1 - h))))
+        if levels[h].size <= capacity:
+            h += 1
+            continue
+        if h + 1 == len(levels):
+            levels.append(np.empty(0))
+            h = 0  # a higher sketch has smaller low levels
+            continue
+        whole = levels[h]
+        pairs, odd = whole[: whole.size - whole.size % 2], whole[whole.size - whole.size % 2 :]
+        levels[h + 1] = np.sort(np.concatenate([levels[h + 1], pairs[turns >> h & 1 :: 2]]))
+        levels[h] = odd
+        turns ^= 1 << h
+        h += 1
+    while levels and not levels[-1].size:
+        levels.pop()
+    return QuantileSketch(n, tuple(level.astype("<f8").tobytes() for level in levels), turns)
+
+
+class FrequentValues(msgspec.Struct, frozen=True):
+    """Counts of the values that occur most, exact while there are few different ones.
+
+    Up to ``capacity`` different values every count is exact. Beyond it the count of the first value left out is taken
+    from all others (Misra and Gries 1982; merging after Agarwal and others 2012, "Mergeable summaries"), so that a true
+    count lies in ``[count, count + missed]`` and that of a value not kept in ``[0, missed]``, with
+    ``missed <= n / (capacity + 1)``.
+
+    >>> few = FrequentValues.of({"a": 3, "b": 1}, 2) + FrequentValues.of({"b": 1, "c": 1}, 2)
+    >>> few.counts, few.missed
+    ({'a': 2, 'b': 1}, 1)
+    """
+
+    counts: dict[str, int]
+    capacity: int
+    missed: int = 0
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int], capacity: int) -> FrequentValues:
+        """From the counts of all values."""
+        return _kept(dict(counts), capacity, 0)
+
+    def __add__(self, other: FrequentValues) -> FrequentValues:
+        counts = dict(self.counts)
+        for value, count in other.counts.items():
+            counts[value] = counts.get(value, 0) + count
+        return _kept(counts, min(self.capacity, other.capacity), self.missed + other.missed)
+
+
+def _kept(counts: dict[str, int], capacity: int, missed: int) -> FrequentValues:
+    ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    cut = ordered[capacity][1] if len(ordered) > capacity else 0
+    kept = {value: count - cut for value, count in ordered[:capacity] if count > cut}
+    return FrequentValues(kept, capacity, missed + cut)
