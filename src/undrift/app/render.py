@@ -1,0 +1,343 @@
+"""How results look in a terminal: pure functions from what the verbs return to what rich can print.
+
+Nothing is decided or looked up here. Text that came from outside is never read as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from undrift.event import Event
+from undrift.finding import Report, Verdict
+
+if TYPE_CHECKING:
+    from undrift.app.init import Scaffolded
+    from undrift.deploy.rollout import RolloutState
+    from undrift.lifecycle import Trained
+
+__all__ = [
+    "adopted",
+    "applied",
+    "config",
+    "crowned",
+    "history",
+    "inspection",
+    "live",
+    "plain_report",
+    "plain_trained",
+    "plan",
+    "report",
+    "rollout",
+    "scaffolded",
+    "status",
+    "trained",
+    "why",
+]
+
+COLOURS: Final = {
+    Verdict.PASS: "green",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.ERROR: "magenta",
+    Verdict.FAIL: "red",
+}
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("at", "", "verdict"))
+    return table
+
+
+def _pairs(rows: Iterable[tuple[str, Any]], indent: int = 2) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=True, show_edge=False, padding=(0, 2, 0, indent))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value if isinstance(value, Text) else Text(_words(value)))
+    return table
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(v) for v in value) or "-"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return str(value)
+
+
+def _minute(at: datetime | str | None) -> str:
+    if at is None:
+        return "-"
+    moment = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _title(*parts: str) -> Text:
+    return Text.assemble(*((p, "bold") if i == 0 else (f"  {p}", "dim") for i, p in enumerate(parts) if p))
+
+
+# -- reports ----------------------------------------------------------------------------------------------------------
+
+
+def plain_report(found: Report) -> dict[str, Any]:
+    """A report as JSON values, verdicts by name."""
+    plain: dict[str, Any] = msgspec.to_builtins(found)
+    plain["verdict"] = found.verdict.name
+    plain["findings"] = [
+        {**entry, "verdict": finding.verdict.name}
+        for entry, finding in zip(plain["findings"], found.findings, strict=True)
+    ]
+    return plain
+
+
+def report(found: Report) -> RenderableType:
+    """The title with the verdict, then the findings, the worst first."""
+    head = Text.assemble((found.title, "bold"), f" · {found.subject} · ", (found.verdict.name, COLOURS[found.verdict]))
+    rows = _table("verdict", "segment", "why")
+    for finding in sorted(found.findings, key=lambda f: -f.verdict):
+        where = "" if finding.measurement.where == "all" else finding.measurement.where
+        rows.add_row(Text(finding.verdict.name, COLOURS[finding.verdict]), Text(where), Text(finding.why))
+    return Group(head, rows) if found.findings else head
+
+
+def inspection(found: Report, counts: Mapping[str, int], file: Path | None) -> RenderableType:
+    """A check of data against its contract, with how many rows were refused."""
+    line = f"{counts['accepted']} rows accepted, {counts['quarantined']} refused"
+    if counts["quarantined"] and file is not None:
+        line += f" -> {file}"
+    return Group(report(found), Text(line))
+
+
+# -- a version --------------------------------------------------------------------------------------------------------
+
+
+def plain_trained(made: Trained) -> dict[str, Any]:
+    """What training gave as JSON values."""
+    plain: dict[str, Any] = msgspec.to_builtins(made)
+    return {**plain, "report": plain_report(made.report), "inspection": plain_report(made.inspection)}
+
+
+def trained(made: Trained, *, champion: bool) -> RenderableType:
+    """What training gave, how it was judged, and what to do now."""
+    rows = f"{made.rows}" + (f" ({made.quarantined} broke the contract and were set aside)" if made.quarantined else "")
+    measured = ", ".join(f"{name} {value:.4g}" for name, value in sorted(made.metrics.items()))
+    parts: list[RenderableType] = [
+        _title(made.model, f"version {made.version}" if made.version is not None else "not registered"),
+        _pairs(
+            [
+                ("rows", rows),
+                ("dataset", made.dataset),
+                ("held-out", measured),
+                ("served as", _served_as(made.compiled)),
+                ("revision", made.revision),
+                ("run", made.run_id),
+                ("took", f"{made.seconds:.1f} s"),
+            ]
+        ),
+    ]
+    if made.inspection.verdict is not Verdict.PASS:
+        parts.append(report(made.inspection))
+    parts.append(report(made.report))
+    return Group(*parts, Text(_next_step(made, champion)))
+
+
+def _served_as(compiled: Mapping[str, Any]) -> str:
+    if not compiled:
+        return "its own format"
+    if compiled.get("held"):
+        return f"ONNX (differs by at most {compiled.get('max_difference', 0.0):.2g} on {compiled.get('rows', 0)} rows)"
+    return f"its own format: {compiled.get('reason', 'not compiled')}"
+
+
+def _next_step(made: Trained, champion: bool) -> str:
+    if made.version is None:
+        return (
+            "The gate refused it, so nothing was registered. Change train.py, the data, or a gate that asks too much."
+        )
+    verb = "roll-out" if champion else "promote"
+    return f"Next: undrift {verb} {made.model} --version {made.version}"
+
+
+def adopted(made: Scaffolded | None, got: Trained, *, champion: bool) -> RenderableType:
+    """An adopted model, and the project that was made for it."""
+    version = trained(got, champion=champion)
+    return version if made is None else Group(scaffolded(made), version)
+
+
+def scaffolded(made: Scaffolded) -> RenderableType:
+    """What was written, what was inferred and by which rule, and what to do now."""
+    return Group(
+        _title(f"project {made.name}", str(made.folder)),
+        _pairs([("task", f"{made.task}: {made.reason}"), ("data", made.data_note), *made.roles]),
+        Text("  wrote " + ", ".join(made.files)),
+        *(Text(f"  note: {note}", "yellow") for note in made.notes),
+        Text(f"Next: {made.next_step}"),
+    )
+
+
+# -- declarations and events ------------------------------------------------------------------------------------------
+
+
+def plan(changes: Mapping[str, Sequence[str]]) -> RenderableType:
+    """What would change, per model; additions green, removals red."""
+    colours = {"+": "green", "-": "red", "~": "yellow"}
+    parts: list[RenderableType] = []
+    for model, lines in changes.items():
+        parts.append(_title(model, f"{len(lines)} change(s)" if lines else "nothing to change"))
+        parts += [Text(f"  {line}", colours.get(line[:1], "")) for line in lines]
+    return Group(*parts)
+
+
+def applied(events: Sequence[Event]) -> RenderableType:
+    """Which declarations took effect."""
+    if not events:
+        return Text("nothing to change: the declarations are in effect already")
+    return Group(*(Text(f"{e.subject.partition(':')[2]}: applied ({e.why}), event {e.seq}") for e in events))
+
+
+def crowned(event: Event) -> RenderableType:
+    """A promotion or a roll-back."""
+    version = event.payload.get("version")
+    what = f"version {version} is champion" if event.kind == "revision.promoted" else event.kind
+    return Text(f"{event.subject.partition(':')[2]}: {what} ({event.why}), event {event.seq} by {event.actor}")
+
+
+def rollout(state: RolloutState) -> RenderableType:
+    """Where a rollout stands."""
+    step = "shadow" if state.step < 0 else f"{state.weight:g} % of units"
+    return Group(
+        _title(state.model, f"rollout {state.id}"),
+        _pairs(
+            [
+                ("candidate", f"version {state.candidate_version} against champion {state.champion_version}"),
+                ("status", state.status + (f": {state.reason}" if state.reason else "")),
+                ("step", step),
+                ("since", _minute(state.step_started_at)),
+            ]
+        ),
+    )
+
+
+def history(events: Sequence[Event]) -> RenderableType:
+    """One line per event: number, event time (UTC), kind, subject, who, why."""
+    if not events:
+        return Text("no events")
+    rows = _table("seq", "at", "what", "about", "who", "why")
+    for event in events:
+        cells = (str(event.seq), _minute(event.at), event.kind, event.subject, event.actor, event.why)
+        rows.add_row(*(Text(cell) for cell in cells))
+    return rows
+
+
+def live(routes: Mapping[str, Mapping[str, Any]], at: datetime) -> RenderableType:
+    """What answered at a moment, and who had decided so."""
+    head = Text(f"live at {at:%Y-%m-%d %H:%M:%S} UTC", "bold")
+    if not routes:
+        return Group(head, Text("  no model had a champion yet"))
+    rows = _table("model", "champion", "candidate", "since", "who", "why")
+    for model, route in sorted(routes.items()):
+        candidate = f"version {route['candidate_version']} at {route['weight']:g} %" if route.get("candidate") else "-"
+        champion = f"version {route['champion_version']} ({route['champion']})" if route.get("champion") else "-"
+        cells = (model, champion, candidate, _minute(route["since"]), route["by"], route["why"])
+        rows.add_row(*(Text(str(cell)) for cell in cells))
+    return Group(head, rows)
+
+
+# -- what is so -------------------------------------------------------------------------------------------------------
+
+
+def status(found: Mapping[str, Any]) -> RenderableType:
+    """Where everything stands, a block per model, then the processes."""
+    parts: list[RenderableType] = [_title(f"project {found['project']}", f"{_minute(found['now'])} UTC")]
+    for name, model in found["models"].items():
+        parts += [Text(), _title(name, model["task"]), _pairs(_model_lines(model))]
+    serving = [f"pid {s['pid']} (epoch {s.get('epoch', '?')})" for s in found["serving"]]
+    work = found["work"]
+    jobs = ", ".join(f"{count} {state}" for state, count in work["jobs"].items() if count)
+    parts += [
+        Text(),
+        _pairs(
+            [
+                ("serve", serving or "not running (undrift serve)"),
+                ("taken in until", _minute(work["watermark"])),
+                ("judged until", _minute(work["ticked"])),
+                ("jobs", jobs or "none yet"),
+            ]
+        ),
+    ]
+    return Group(*parts)
+
+
+def _model_lines(model: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    champion = (
+        f"version {model['champion']} ({model['revision']})"
+        if model["revision"]
+        else "none yet: undrift train, undrift promote"
+    )
+    declared = {None: "never applied", True: "in effect", False: "changed since they were applied (undrift plan)"}
+    lines: list[tuple[str, Any]] = [
+        ("champion", champion),
+        ("versions", model["versions"]),
+        ("declarations", declared[model["applied"]]),
+    ]
+    rollout = model["rollout"]
+    if rollout:
+        step = "shadow" if rollout["step"] < 0 else f"{rollout['weight']:g} % of units"
+        reason = f" ({rollout['reason']})" if rollout.get("reason") else ""
+        lines.append(("rollout", f"version {rollout['candidate_version']}: {rollout['status']}, {step}{reason}"))
+    lines += [
+        ("incident", Text(_words(i.get("title") or i.get("why") or i.get("fingerprint")), "red"))
+        for i in model["incidents"]
+    ] or [("incidents", "none open")]
+    if model["retrain"]:
+        lines.append(("retraining", ", ".join(f"{k} {_words(v)}" for k, v in model["retrain"].items())))
+    return lines
+
+
+def why(found: Mapping[str, Any]) -> RenderableType:
+    """One prediction, explained."""
+    registered, outcome = found["registered"], found["outcome"]
+    threshold = "" if found["threshold"] is None else f" (positive from {found['threshold']:g})"
+    answer = found["prediction"] if found["prediction"] is not None else found["score"]
+    head = [
+        ("answered", f"{_minute(found['at'])} UTC, in {(found['latency_us'] or 0) / 1000:.2f} ms"),
+        ("by", f"version {found['version']} ({found['revision']}), {found['variant']}"),
+        ("registered", f"{_minute(registered['at'])} by {registered['by']} ({registered['source']})"),
+        ("unit", f"{_words(found['unit'])}, with probability {_words(found['propensity'])} on this variant"),
+        ("prediction", Text(_words(answer), "bold")),
+        ("score", _words(found["score"]) + threshold),
+        ("contract", Text(_words(found["violations"]), "yellow") if found["violations"] else "kept"),
+        ("outcome", f"{_words(outcome['label'])}, at {_minute(outcome['at'])} UTC" if outcome else "not known yet"),
+    ]
+    if found["error"]:
+        head.append(("error", Text(str(found["error"]), "red")))
+    parts: list[RenderableType] = [_title(found["id"], found["model"]), _pairs(head), Text("inputs", "bold")]
+    parts.append(_pairs((found["inputs"] or {}).items()))
+    if found["features"]:
+        rows = _table("feature", "value", "from", "age")
+        for name, feature in found["features"].items():
+            cells = (name, _words(feature["value"]), feature["view"], feature["age"] or "-")
+            rows.add_row(*(Text(cell) for cell in cells))
+        parts.append(rows)
+    return Group(*parts)
+
+
+def config(settings: Iterable[tuple[str, Any, str]]) -> RenderableType:
+    """Every setting with its value and its origin."""
+    rows = _table("setting", "value", "from")
+    for name, value, origin in settings:
+        rows.add_row(Text(name), Text(_words(value) if value != "" else '""'), Text(origin, "dim"))
+    return rows
