@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -182,7 +183,7 @@ class SqliteStore:
             )
             self._all.append((os.getpid(), connection))
             connection.row_factory = _as_dict
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             return connection
 
@@ -217,6 +218,18 @@ def _translated(path: str) -> Iterator[None]:
         code = getattr(error, "sqlite_errorname", "")
         hint = next((text for prefix, text in _HINTS.items() if code.startswith(prefix)), "")
         raise StateError(f"{path} cannot be used: {error}.", hint=hint) from error
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch a new file to WAL; SQLite's own waiting does not cover two processes that do so at once."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone()["journal_mode"] == "delete":
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
