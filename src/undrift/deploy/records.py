@@ -1,7 +1,7 @@
 """Captured records as the Arrow tables that the lake keeps, typed by the contract and not by the values seen.
 
-``predictions_<model>``, ``labels_<model>`` and ``source_<name>``; each has a ``date`` by which it is partitioned. A struct
-without any field is left out, because Parquet cannot hold it.
+``predictions_<model>``, ``labels_<model>`` and ``source_<name>``; each has a ``date`` by which it is partitioned. A
+struct without any field is left out, because Parquet cannot hold it.
 """
 
 from __future__ import annotations

@@ -119,7 +119,8 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
 
 def _outlive_nobody(patience: float) -> None:
     """Wait for the end of standard input, which is the end of the supervisor; then drain, or end without."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(patience + 1.0)
     os._exit(1)
@@ -148,7 +149,14 @@ def main(arguments: Iterable[str] | None = None) -> int:
         except UndriftError as error:
             notice("failed", error=error.message, hint=error.hint)
             return 1
-    settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
+    # not through sys.stdin: the thread that waits for its end would hold its lock while the interpreter shuts down
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(0, 65536)
+        if not part:
+            return 1
+        line += part
+    settings = msgspec.json.decode(line, type=Settings)
     patience = settings.serve.drain_seconds + 1.0
     threading.Thread(target=_outlive_nobody, args=(patience,), daemon=True, name="supervisor-watch").start()
     logger = logging.getLogger("uvicorn.error")
