@@ -1,0 +1,164 @@
+"""What a person wants watched: the Monitor declaration, and the shape of what monitors find.
+
+A monitor speaks only beyond a practical size, then only when chance is excluded at a level that follows from its
+false-alarm budget, then only when it lasts. How each kind measures stands in its own file.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from undrift.errors import DeclarationError
+from undrift.finding import Finding, Interval, Measurement, Verdict, Window
+from undrift.ids import duration
+from undrift.stats.calibration import Persistence, level_per_test
+
+__all__ = ["Monitor", "found", "healthy"]
+
+Kind = Literal["feed", "silent", "drift", "performance"]
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "feed": {"window": "1d", "practical": 0.3, "severity": "high"},
+    "silent": {"window": "1d", "practical": 0.3, "severity": "critical"},
+    "drift": {"window": "7d", "practical": 0.2, "persistence": (2, 3), "severity": "low"},
+    "performance": {
+        "window": "14d",
+        "practical": 0.1,
+        "persistence": (2, 3),
+        "severity": "high",
+        "actions": ("retrain",),
+    },
+}
+
+
+class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something to be watched.
+
+    Parameters
+    ----------
+    name : unique in the model; names its incidents.
+    kind : ``feed`` (a source: changed units, nulls, stuck columns, missing rows), ``silent`` (answers: constant,
+        collapsed, failing; nulls that surge; traffic that stops), ``drift`` (inputs, features, ``score``, ``label``
+        against the reference profile of the version), ``performance`` (loss on labelled rows against the loss the
+        version was expected to have).
+    columns : which columns (drift, silent, feed); all if empty.
+    source : which source (feed); all the model's views use if empty.
+    metric : which loss (performance); empty for ``log_loss`` of classifiers and ``absolute_error`` of regression.
+    by_segment : also each declared segment (performance).
+    window : span of event time that is judged together.
+    practical : size below which nothing is said: a distance in [0, 1] (drift), a share of rows (feed, silent: nulls), a
+        share of the expected loss (performance: 0.1 is ten per cent worse). None for the kind's default.
+    persistence : an alarm needs k of the last n ticks.
+    budget : false alarms tolerated in 30 days for this monitor, all columns and segments together.
+    severity, actions : of its incidents; ``retrain`` lets the trigger act on them, ``freeze`` keeps rollouts from
+        advancing while one is open.
+    runbook : a link or a sentence for the person who is called.
+    """
+
+    name: str
+    kind: Kind
+    columns: tuple[str, ...] = ()
+    source: str = ""
+    metric: str = ""
+    by_segment: bool = False
+    window: str = ""
+    practical: float | None = None
+    persistence: tuple[int, int] | None = None
+    budget: float = 1.0
+    severity: str = ""
+    actions: tuple[str, ...] | None = None
+    runbook: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            span = self.span
+            rule = self.lasting
+        except ValueError as error:
+            raise DeclarationError(f"monitor {self.name!r}: {error}.") from error
+        if span <= timedelta(0) or self.budget <= 0 or self.size < 0 or not rule.n:
+            raise DeclarationError(
+                f"monitor {self.name!r}: window and budget must be above 0, the practical size at least 0."
+            )
+        unknown = set(self.acts) - {"retrain", "freeze"}
+        if unknown:
+            raise DeclarationError(
+                f"monitor {self.name!r}: unknown action {sorted(unknown)[0]!r}; known: freeze, retrain."
+            )
+
+    @property
+    def span(self) -> timedelta:
+        """The window as a span of time."""
+        return duration(self.window or _DEFAULTS[self.kind]["window"])
+
+    @property
+    def size(self) -> float:
+        """The practical size."""
+        return float(_DEFAULTS[self.kind]["practical"] if self.practical is None else self.practical)
+
+    @property
+    def lasting(self) -> Persistence:
+        """How often of how many ticks an alarm needs."""
+        k, n = self.persistence or _DEFAULTS[self.kind].get("persistence", (1, 1))
+        return Persistence(k, n)
+
+    @property
+    def level(self) -> str:
+        """The severity of its incidents."""
+        return self.severity or str(_DEFAULTS[self.kind]["severity"])
+
+    @property
+    def acts(self) -> tuple[str, ...]:
+        """What its incidents may set off; feed and silent ones freeze rollouts unless said otherwise."""
+        if self.actions is not None:
+            return self.actions
+        default = ("freeze",) if self.kind in ("feed", "silent") else ()
+        return tuple(_DEFAULTS[self.kind].get("actions", default))
+
+    def alpha(self, tests: int, ticks: int = 30) -> float:
+        """The error rate of each test, so that ``tests`` tests at each of ``ticks`` ticks (30 days) keep the budget."""
+        return level_per_test(self.budget, ticks, max(tests, 1), self.lasting)
+
+
+def found(
+    monitor: Monitor,
+    verdict: Verdict,
+    why: str,
+    *,
+    name: str,
+    value: float | None,
+    n: int,
+    window: Window,
+    column: str = "",
+    segment: dict[str, str] | None = None,
+    interval: Interval | None = None,
+    onset: datetime | None = None,
+    cause: str = "",
+    problem: str = "",
+    **detail: Any,
+) -> Finding:
+    """A finding of a monitor: the column, the cause in words and its onset stand in ``measurement.detail``."""
+    shown: dict[str, Any] = {"monitor": monitor.name, "kind": monitor.kind}
+    if column:
+        shown["column"] = column
+    if cause:
+        shown["cause"] = cause
+    if verdict is Verdict.FAIL:
+        shown["onset"] = (onset or window.start).isoformat()
+    seen = Measurement(
+        name=name,
+        value=value,
+        n=n,
+        window=window,
+        segment=segment or {},
+        interval=interval,
+        problem=problem,
+        detail={**shown, **detail},
+    )
+    return Finding(verdict=verdict, why=why, measurement=seen)
+
+
+def healthy(at: datetime, spoiled: tuple[Window, ...]) -> bool:
+    """Whether a moment lies outside all windows whose data are not to be trusted."""
+    return not any(at in window for window in spoiled)

@@ -1,0 +1,140 @@
+"""One tick of all monitors of a model: faults first, then what is left of the data for drift and performance.
+
+Pure: what was captured comes in as tables, the Report goes out; alerts.py turns it into incidents. Data of a fault are
+excluded from everything judged after it, so that one cause gives one incident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from undrift.data.features import Source
+from undrift.develop.bundle import Interface
+from undrift.finding import Finding, Report, Verdict, Window
+from undrift.monitor.alerts import open_incidents, spoiled_windows
+from undrift.monitor.causes import explain, ranked
+from undrift.monitor.drift import Reference, judge_drift
+from undrift.monitor.feed import LOOK_BACK, judge_feed
+from undrift.monitor.monitors import Monitor
+from undrift.monitor.performance import judge_performance
+from undrift.monitor.silent import judge_silent
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["LOOK_BACK", "Scene", "look_back", "watch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a tick sees of one model.
+
+    Parameters
+    ----------
+    rows : predictions with outcomes, at least `look_back` long.
+    sources : source -> (declaration, its rows of `feed.LOOK_BACK`).
+    version : the champion's.
+    reference : column -> its reference, from the champion's bundle.
+    expected : reference losses of the champion, see `judge_performance`.
+    changes : (when, what) of releases in the last weeks.
+    tick : time between two ticks.
+    """
+
+    interface: Interface
+    rows: pa.Table
+    version: int
+    sources: Mapping[str, tuple[Source, pa.Table]] = field(default_factory=dict)
+    reference: Mapping[str, Reference] = field(default_factory=dict)
+    expected: Mapping[str, float] = field(default_factory=dict)
+    changes: Sequence[tuple[datetime, str]] = ()
+    importance: Mapping[str, float] | None = None
+    tick: timedelta = timedelta(days=1)
+
+
+def look_back(monitors: Iterable[Monitor], tick: timedelta = timedelta(days=1)) -> timedelta:
+    """How much of the past predictions the monitors need."""
+    spans = [m.span + m.lasting.n * tick for m in monitors if m.kind in ("drift", "performance")]
+    return max([timedelta(days=9), *spans])
+
+
+def watch(
+    monitors: Sequence[Monitor], scene: Scene, incidents: Mapping[str, Mapping[str, Any]], now: datetime
+) -> Report:
+    """Judge everything that is to be watched at one tick; pure."""
+    model = scene.interface.model
+    known = {key: dict(value) for key, value in incidents.items()}
+    findings: list[Finding] = []
+    sick: set[str] = set()
+    for monitor in (m for m in monitors if m.kind == "feed"):
+        for name, (source, rows) in sorted(scene.sources.items()):
+            if monitor.source and monitor.source != name:
+                continue
+            mine = [i for i in open_incidents(known, model, ("feed",)) if i["source"] == name]
+            changed = {column: detail for i in mine for column, detail in i["details"].items()}
+            since = min((datetime.fromisoformat(i["onset"]) for i in mine), default=None)
+            past = spoiled_windows(known, model, now, kinds=("feed",), source=name, past_only=True)
+            judged = judge_feed(monitor, source, rows, now, spoiled=past, since=since, open_changes=changed)
+            judged = [_of_source(finding, name) for finding in judged]
+            findings += judged
+            if any(f.verdict is Verdict.FAIL for f in judged):
+                sick.add(name)
+    silent_past = spoiled_windows(known, model, now, kinds=("silent",))
+    for monitor in (m for m in monitors if m.kind == "silent"):
+        judged = judge_silent(monitor, scene.rows, now, spoiled=silent_past)
+        findings += _without(judged, _fed_by(scene.interface, sick))
+    spoiled = (*spoiled_windows(known, model, now), *_fresh(findings, now))
+    findings += _drift_and_performance(monitors, scene, findings, known, spoiled, now)
+    return Report(title="Monitors", subject=f"model:{model}", findings=tuple(findings), at=now)
+
+
+def _drift_and_performance(
+    monitors: Sequence[Monitor],
+    scene: Scene,
+    faults: Sequence[Finding],
+    known: Mapping[str, dict[str, Any]],
+    spoiled: tuple[Window, ...],
+    now: datetime,
+) -> list[Finding]:
+    drift: list[Finding] = []
+    for monitor in (m for m in monitors if m.kind == "drift"):
+        drift += judge_drift(
+            monitor, scene.rows, scene.reference, now, tick=scene.tick, spoiled=spoiled, version=scene.version
+        )
+    performance: list[Finding] = []
+    for monitor in (m for m in monitors if m.kind == "performance"):
+        performance += judge_performance(
+            monitor, scene.interface, scene.rows, scene.version, scene.expected, now, tick=scene.tick, spoiled=spoiled
+        )
+    others = [*faults, *drift, *performance]
+    sick = open_incidents(known, scene.interface.model, ("feed", "silent"))
+    explained = [
+        explain(f, ranked(f, others, sick, scene.changes, scene.importance)) if f.verdict is Verdict.FAIL else f
+        for f in performance
+    ]
+    return [*drift, *explained]
+
+
+def _of_source(finding: Finding, name: str) -> Finding:
+    finding.measurement.detail.setdefault("source", name)
+    return finding
+
+
+def _fed_by(interface: Interface, sources: set[str]) -> set[str]:
+    """The features that come from any of the sources."""
+    return {output.name for view in interface.views if view.source in sources for output in view.outputs}
+
+
+def _without(findings: Sequence[Finding], columns: set[str]) -> list[Finding]:
+    """The findings without nulls that a sick feed explains."""
+    return [
+        f for f in findings if not (f.measurement.name == "nulls" and f.measurement.detail.get("column") in columns)
+    ]
+
+
+def _fresh(findings: Iterable[Finding], now: datetime) -> tuple[Window, ...]:
+    """The windows that this tick's own faults spoil."""
+    onsets = [datetime.fromisoformat(str(f.measurement.detail["onset"])) for f in findings if f.verdict is Verdict.FAIL]
+    return tuple(Window(onset, now) for onset in onsets if onset < now)
