@@ -205,12 +205,15 @@ def _convert_sklearn(model: Any, inputs: Sequence[Input]) -> bytes:
     from sklearn.base import is_classifier
 
     kinds = {i.name: StringTensorType if i.type == "string" else FloatTensorType for i in inputs}
-    # converters want identifiers for names; the graph's inputs get their own names back afterwards
-    types = [(f"input_{place}", kinds[i.name]([None, 1])) for place, i in enumerate(inputs)]
+    # converters want identifiers for names, so the graph's inputs get their own names back afterwards; but a model that
+    # picks columns by name has to find them
+    by_name = hasattr(model, "feature_names_in_")
+    names = [i.name if by_name else f"input_{place}" for place, i in enumerate(inputs)]
+    types = [(name, kinds[i.name]([None, 1])) for name, i in zip(names, inputs, strict=True)]
     _register_boosters()
     options = {"zipmap": False} if is_classifier(model) else None
     graph = convert_sklearn(model, initial_types=types, options=options, target_opset=_OPSET)
-    return _renamed(graph, {f"input_{place}": i.name for place, i in enumerate(inputs)})
+    return _renamed(graph, {name: i.name for name, i in zip(names, inputs, strict=True)})
 
 
 def _convert_booster(model: Any, library: str, inputs: Sequence[Input]) -> bytes:
@@ -268,6 +271,7 @@ def _renamed(graph: Any, names: Mapping[str, str]) -> bytes:
     for node in graph.graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = names.get(name, name)
+    graph.graph.name = "undrift"  # converters put a random name here: equal models shall have equal hashes
     content: bytes = graph.SerializeToString()
     return content
 

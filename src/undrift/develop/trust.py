@@ -19,17 +19,18 @@ from undrift.settings import TrustSettings
 
 __all__ = ["SAFE_TYPES", "check_format", "open_model", "save_model", "untrusted_types"]
 
-#: Compiled parts of scikit-learn that hold arrays and are rebuilt from them without calling anything else. skops leaves
+#: Array types and compiled parts of scikit-learn that hold arrays and are rebuilt from them without calling anything else. skops leaves
 #: the decision to the loader because a wrong array in them can crash a process; it cannot run code.
 SAFE_TYPES: Final = (
+    "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
-    "sklearn.compose._column_transformer._RemainderColsList",
-    "sklearn.ensemble._gb_losses.BinomialDeviance",
     "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.neighbors._ball_tree.BallTree64",
-    "sklearn.neighbors._kd_tree.KDTree64",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+    "sklearn.neighbors._ball_tree.BallTree",
+    "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.tree._tree.Tree",
 )
 
@@ -174,7 +175,7 @@ def _open_pickle(content: bytes, path: Path, trust: TrustSettings) -> Any:
 def _open_lightgbm(content: bytes, path: Path, trust: TrustSettings) -> Any:
     target, extra = _EXTRAS["lightgbm"]
     booster = resolve_path(target, wanted_for=str(path), extra=extra)
-    return booster(model_str=content.decode(), params={"verbosity": -1})
+    return booster(model_str=content.decode())
 
 
 def _open_xgboost(content: bytes, path: Path, trust: TrustSettings) -> Any:

@@ -1,4 +1,4 @@
-"""Metrics with intervals: what a number says about the rows behind it, alone and against another model on the same rows.
+"""Metrics with intervals: what a number says about the rows behind it, alone and against another model's.
 
 Values are scikit-learn's. Intervals come from each row's influence on the value, summed by unit of time, so rows of one
 day count as what they are: alike. One mechanism serves means, ratios and the area under the ROC curve.

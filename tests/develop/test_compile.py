@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from undrift.develop.bundle import Manifest
+from undrift.develop.compile import TOLERANCE, compare, compile_model, run_onnx
+from undrift.develop.folds import TrainingData
+from undrift.develop.rows import ask, native_rows, table_columns
+from undrift.errors import ModelError
+
+
+def native_of(model: Any, interface: Any, form: str = "skops") -> Any:
+    manifest = Manifest(interface=interface, format=form, native=form, files={})
+    return lambda columns: ask(model, interface.task, native_rows(manifest, columns))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("kind", ["linear", "trees"])
+def test_pipelines_compile_and_agree_also_on_absent_and_unseen_values(
+    task: str, kind: str, flights: pa.Table, interface_of: Any, models: Any
+) -> None:
+    interface = interface_of(task)
+    data = TrainingData.of(interface, flights)
+    model = models[kind](data)
+    found = compile_model(model, interface, native_of(model, interface), table_columns(interface.inputs, flights))
+    assert found.parity.held, found.parity.reason
+    assert found.parity.flips == 0
+    # 25 rows each: an unseen carrier, no wind, and nothing that may be absent
+    assert found.parity.rows == flights.num_rows + 3 * 25
+
+
+def test_trees_that_split_text_natively_do_not_serve_compiled(flights: pa.Table, interface_of: Any) -> None:
+    """The converter ignores native categories without a word; only comparing finds out."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OrdinalEncoder
+
+    interface = interface_of()
+    data = TrainingData.of(interface, flights)
+    codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
+    columns = ColumnTransformer([("c", codes, [0]), ("n", "passthrough", data.numeric)])
+    trees = HistGradientBoostingClassifier(categorical_features=[0], max_iter=20, random_state=0)
+    model = make_pipeline(columns, trees).fit(data.X, data.y)
+    found = compile_model(model, interface, native_of(model, interface), table_columns(interface.inputs, flights))
+    assert not found.parity.held
+    assert found.parity.max_difference > TOLERANCE or "cannot be converted" in found.parity.reason
+
+
+def test_a_model_without_converter_says_so_and_does_not_raise(flights: pa.Table, interface_of: Any) -> None:
+    class Own:
+        def predict_proba(self, X: Any) -> Any:
+            return np.full((len(X), 2), 0.5)
+
+        predict = predict_proba
+
+    interface = interface_of()
+    found = compile_model(Own(), interface, native_of(Own(), interface), table_columns(interface.inputs, flights))
+    assert found.content == b""
+    assert "cannot be converted" in found.parity.reason
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_boosters_compile_column_by_column(library: str, task: str, flights: pa.Table, interface_of: Any) -> None:
+    kinds = pytest.importorskip(library)
+    whole = interface_of(task)
+    numbers = tuple(f for f in whole.contract.fields if f.name != "carrier")
+    interface = interface_of(task, contract=type(whole.contract)(name="flights", fields=numbers), segments=())
+    data = TrainingData.of(interface, flights)
+    prefix = "LGBM" if library == "lightgbm" else "XGB"
+    kind = getattr(kinds, prefix + ("Regressor" if task == "regression" else "Classifier"))
+    model = kind(n_estimators=8, n_jobs=1, **({"verbosity": -1} if library == "lightgbm" else {})).fit(data.X, data.y)
+    native, columns = native_of(model, interface, library), table_columns(interface.inputs, flights)
+    found = compile_model(model, interface, native, columns)
+    assert found.content, found.parity.reason
+    if found.parity.held:
+        assert [i.name for i in interface.inputs] == ["hour", "night", "wind"]
+        got = run_onnx(found.content, interface)({"hour": [8], "night": [None], "wind": [3.5]})
+        one = {"hour": [8], "night": [None], "wind": [3.5]}
+        np.testing.assert_allclose(got, native(one), atol=1e-4, rtol=1e-4)
+    else:
+        assert "differ by up to" in found.parity.reason  # some versions of the converter: it must be served natively
+
+
+def test_a_compiled_form_that_answers_what_the_original_refuses_does_not_hold(
+    flights: pa.Table, interface_of: Any
+) -> None:
+    interface = interface_of()
+
+    def strict(columns: Any) -> Any:
+        if np.isnan(np.asarray(columns["wind"], dtype=float)).all():
+            return np.full((len(columns["wind"]), 2), np.nan)
+        return np.full((len(columns["wind"]), 2), 0.5)
+
+    def lax(columns: Any) -> Any:
+        return np.full((len(columns["wind"]), 2), 0.5)
+
+    columns = table_columns(interface.inputs, flights)
+    found = compare(interface, strict, lax, columns)
+    assert not found.held
+    assert "answers rows with no wind, which the original refuses" in found.reason
+    assert compare(interface, strict, strict, columns).held
+
+
+def test_rows_that_change_class_are_counted(flights: pa.Table, interface_of: Any) -> None:
+    def constant(p: float) -> Any:
+        return lambda columns: np.tile([1 - p, p], (len(columns["wind"]), 1))
+
+    columns = table_columns(interface_of().inputs, flights)
+    found = compare(interface_of(), constant(0.45), constant(0.55), columns)
+    assert found.max_difference == pytest.approx(0.1)
+    assert found.flips == found.rows == flights.num_rows + 75
+    assert not found.held
+
+
+def test_a_file_for_another_interface_or_none_at_all_is_refused(
+    flights: pa.Table, interface_of: Any, models: Any
+) -> None:
+    interface = interface_of()
+    model = models["linear"](TrainingData.of(interface, flights))
+    content = compile_model(
+        model, interface, native_of(model, interface), table_columns(interface.inputs, flights)
+    ).content
+    fewer = type(interface.contract)(name="x", fields=interface.contract.fields[:4])
+    with pytest.raises(ModelError, match="takes"):
+        run_onnx(content, interface_of(contract=fewer))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        run_onnx(b"no graph", interface)
+
+
+def test_names_that_are_no_identifiers_survive_compilation(flights: pa.Table, interface_of: Any, models: Any) -> None:
+    whole = interface_of()
+    renamed = {"wind": "wind speed (kn)", "carrier": "carrier-code"}
+    fields = tuple(
+        type(f)(name=renamed.get(f.name, f.name), type=f.type, role=f.role, nullable=f.nullable)
+        for f in whole.contract.fields
+    )
+    interface = interface_of(contract=type(whole.contract)(name="x", fields=fields), segments=())
+    table = flights.rename_columns([renamed.get(c, c) for c in flights.column_names])
+    model = models["linear"](TrainingData.of(interface, table))
+    found = compile_model(model, interface, native_of(model, interface), table_columns(interface.inputs, table))
+    assert found.parity.held, found.parity.reason
+
+
+def test_compiling_leaves_logging_as_it_was(flights: pa.Table, interface_of: Any, models: Any) -> None:
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level, logging.getLogger("skl2onnx").level)
+    interface = interface_of()
+    model = models["linear"](TrainingData.of(interface, flights))
+    compile_model(model, interface, native_of(model, interface), table_columns(interface.inputs, flights))
+    assert (list(root.handlers), root.level, logging.getLogger("skl2onnx").level) == before
