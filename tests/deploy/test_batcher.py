@@ -1,0 +1,151 @@
+"""Micro-batches: nothing waits for a batch to fill, every caller gets its own rows, and every bound holds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from undrift.deploy.batcher import Batcher
+from undrift.deploy.predictor import Outputs
+from undrift.errors import DeadlineError, OverloadError, PredictionError
+
+
+class Doubling:
+    """Answers twice the input; can be held up, and refuses negative inputs."""
+
+    manifest: Any = None
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.free = threading.Event()
+        self.free.set()
+        self.busy = threading.Event()
+
+    def predict(self, columns: Mapping[str, Sequence[Any]]) -> Outputs:
+        self.busy.set()
+        assert self.free.wait(30)
+        self.sizes.append(len(columns["x"]))
+        if min(columns["x"]) < 0:
+            raise ValueError("negative")
+        if 13 in columns["x"]:
+            return Outputs(score=[0.0], scores=None, label=None)
+        return Outputs(score=[2.0 * x for x in columns["x"]], scores=None, label=[str(x) for x in columns["x"]])
+
+
+def soon(seconds: float = 30.0) -> float:
+    return time.monotonic() + seconds
+
+
+def ask(batcher: Batcher, *values: float, deadline: float | None = None) -> Awaitable[Outputs]:
+    return asyncio.ensure_future(batcher.predict({"x": list(values)}, len(values), deadline or soon()))
+
+
+def run(scenario: Callable[[Batcher, Doubling], Awaitable[None]], **bounds: int) -> None:
+    async def main() -> None:
+        model = Doubling()
+        batcher = Batcher(model, **bounds)
+        try:
+            await scenario(batcher, model)
+        finally:
+            model.free.set()
+            batcher.close()
+
+    asyncio.run(main())
+
+
+async def hold(batcher: Batcher, model: Doubling) -> Awaitable[Outputs]:
+    """Keep the model busy with a first request."""
+    model.free.clear()
+    first = ask(batcher, 1)
+    await asyncio.to_thread(model.busy.wait, 30)
+    return first
+
+
+def test_an_idle_model_starts_at_once_and_a_busy_one_gathers() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        first = await hold(batcher, model)
+        others = [ask(batcher, n, n + 0.5) for n in range(2, 6)]
+        await asyncio.sleep(0)
+        assert batcher.waiting == 8
+        model.free.set()
+        assert (await first).score == [2.0]
+        assert [(await other).score for other in others] == [[2.0 * n, 2.0 * n + 1] for n in range(2, 6)]
+        assert (await others[0]).label == ["2", "2.5"]
+        assert model.sizes == [1, 8]
+
+    run(scenario)
+
+
+def test_a_batch_is_bounded_but_one_request_is_never_split() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        first = await hold(batcher, model)
+        others = [ask(batcher, 1, 1, 1), ask(batcher, 2, 2), ask(batcher, *[3.0] * 9)]
+        await asyncio.sleep(0)
+        model.free.set()
+        await asyncio.gather(first, *others)
+        assert model.sizes == [1, 3, 2, 9]
+
+    run(scenario, max_batch=4)
+
+
+def test_a_full_queue_refuses_and_a_large_request_alone_does_not() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        first = await hold(batcher, model)
+        large = ask(batcher, *[1.0] * 20)
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadError, match="20 rows wait"):
+            await ask(batcher, 2)
+        model.free.set()
+        assert len((await large).score) == 20
+        await first
+        assert (await ask(batcher, 2)).score == [4.0]
+
+    run(scenario, max_queue=10)
+
+
+def test_one_bad_row_fails_its_own_request_only() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        first = await hold(batcher, model)
+        good, bad, short = ask(batcher, 2), ask(batcher, 3, -1), ask(batcher, 5, 13)
+        await asyncio.sleep(0)
+        model.free.set()
+        assert (await good).score == [4.0]
+        with pytest.raises(PredictionError, match="ValueError: negative"):
+            await bad
+        with pytest.raises(PredictionError, match="1 rows for 2"):
+            await short
+        await first
+
+    run(scenario)
+
+
+def test_work_that_nobody_waits_for_is_dropped_before_the_model_sees_it() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        first = await hold(batcher, model)
+        with pytest.raises(DeadlineError):
+            await ask(batcher, 7, deadline=soon(0.01))
+        model.free.set()
+        await first
+        await ask(batcher, 2)
+        assert model.sizes == [1, 1]
+
+    run(scenario)
+
+
+def test_a_closed_batcher_answers_what_waits_and_takes_no_more() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        first = await hold(batcher, model)
+        second = ask(batcher, 2)
+        await asyncio.sleep(0)
+        batcher.close()
+        with pytest.raises(OverloadError):
+            await ask(batcher, 3)
+        model.free.set()
+        assert [(await first).score, (await second).score] == [[2.0], [4.0]]
+
+    run(scenario)
