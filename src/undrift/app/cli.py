@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  the edge: what nobody foresaw is reported, not thrown at the user
         usage = getattr(error, "format_message", None)
         if usage is not None:
-            return report_error(_lower(usage()), hint=_where_to_look(error), json=json, code=2)
+            return report_error(_one_line(usage()), hint=_where_to_look(error), json=json, code=2)
         return report_surprise(error, debug=debug, json=json)
 
 
@@ -128,7 +128,8 @@ def _system(error: OSError) -> str:
     return f"{error.strerror or error}{where}"
 
 
-def _lower(text: str) -> str:
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
     return text[:1].lower() + text[1:]
 
 

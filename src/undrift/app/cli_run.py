@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
 from undrift.app.terminal import JsonOption, ModelArgument, ProjectOption, moment, piped, show, stop_with
 from undrift.errors import SettingsError
+
+ROUTINE: Final = frozenset({"tick.judged", "rollout.judged"})
+"""Events that come with every tick, whatever it decided."""
 
 HostOption = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen, instead of serve.host.")]
 PortOption = Annotated[
@@ -99,7 +102,7 @@ def serve(
 
     file = project if project.is_file() else settings_module.find(project)
     settings = settings_module.load(file, {**os.environ, **_overriding(host, port, workers)})
-    run(settings)
+    stop_with(run(settings))
 
 
 def work(
@@ -117,6 +120,7 @@ def work(
     """  # noqa: D301
     from undrift.project import open_project
     from undrift.work import Worker
+    from undrift.work import work as work_on
 
     def say(line: str) -> None:
         with piped():
@@ -125,12 +129,12 @@ def work(
             sys.stdout.flush()
 
     with open_project(project) as opened, _stopping() as stop:
-        worker = Worker(opened, log=say)
         if once:
+            worker = Worker(opened, log=say)
             while not stop.is_set() and worker.cycle():
                 pass
         else:
-            worker.run(stop)
+            work_on(opened.settings, stop, log=say)
 
 
 @contextmanager
@@ -181,6 +185,7 @@ def history(
         list[str] | None, typer.Option("--kind", metavar="KIND", help="Only such events; may be given several times.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="The last so many.")] = 50,
+    everything: Annotated[bool, typer.Option("--all", help="The judgements that changed nothing, too.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check that the log was never changed.")] = False,
     project: ProjectOption = Path(),
     json: JsonOption = False,
@@ -212,7 +217,8 @@ def history(
             live = {model: route for model, route in live.items() if name in ("", model)}
             show({"at": when, "models": live}, lambda: render.live(live, when), json=json)
         else:
-            events = inquiry.history(opened, subject=subject, kinds=tuple(kind or ()), limit=limit)
+            kinds = tuple(kind or ()) or tuple(k for k in KINDS if everything or k not in ROUTINE)
+            events = inquiry.history(opened, subject=subject, kinds=kinds, limit=limit)
             show(events, lambda: render.history(events), json=json)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import jinja2
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from undrift.app import columns, tables
 from undrift.app.columns import Outcome
@@ -193,11 +194,12 @@ def _write(
         "time": time,
         "key": key,
         "data": path,
+        "fields": fields,
+        "key_is_text": bool(key) and pa.types.is_string(table.schema.field(key).type),
+        "margins": _margins(table, label, outcome),
         "segments": columns.segments(table, inputs)[:3],
         "minimum_rows": min(100, max(10, int(table.num_rows * _HOLDOUT * 0.75))),
         "train": train,
-        "text": any(pa.types.is_string(table.schema.field(n).type) for n in inputs),
-        "example": example,
         "labels": shlex.quote(json.dumps({"labels": [{"id": "THE-ID", "label": _some_label(table, label, outcome)}]})),
         "rows": table.num_rows,
         "inputs": len(inputs),
@@ -235,6 +237,15 @@ def _next_step(folder: Path) -> str:
     return ("" if here == "." else f"cd {shlex.quote(here)} && ") + "undrift train"
 
 
+def _margins(table: pa.Table, label: str, outcome: Outcome) -> dict[str, Any]:
+    """What a candidate may cost: a tenth of the label's spread for a number, the usual shares for classes."""
+    if outcome.task != "regression":
+        return {"shift": 0.15, "loss": "error", "margin": 0.05}
+    spread = pc.stddev(table[label]).as_py() if label in table.column_names else None
+    tenth = float(f"{(spread or 1.0) / 10:.2g}")
+    return {"shift": tenth, "loss": "absolute_error", "margin": tenth}
+
+
 def _some_label(table: pa.Table, label: str, outcome: Outcome) -> Any:
     """An outcome as a label request carries it: text for classes, a number for regression."""
     if outcome.classes:
@@ -254,7 +265,15 @@ def _render(known: Mapping[str, Any], contract: Contract, example: Mapping[str, 
         autoescape=False,  # Python, TOML and Markdown are written, no HTML
     )
     environment.filters["literal"] = literal
-    names = [FILE_NAME, "declarations.py", *(["train.py"] if known["train"] else []), "README.md", ".gitignore"]
+    environment.filters["pylist"] = lambda names: "[" + ", ".join(literal(name) for name in names) + "]"
+    names = [
+        FILE_NAME,
+        "declarations.py",
+        *(["train.py"] if known["train"] else []),
+        "traffic.py",
+        "README.md",
+        ".gitignore",
+    ]
     written = {name: environment.get_template(f"{name.lstrip('.')}.j2").render(known) for name in names}
     written["contract.yaml"] = contract.to_odcs()
     written["example.json"] = json.dumps({"instances": [example]}, indent=2, ensure_ascii=False) + "\n"

@@ -144,9 +144,13 @@ def show(value: Any, text: Callable[[], RenderableType], *, json: bool) -> None:
     with piped():
         if json:
             plain = msgspec.json.encode(value, enc_hook=str, order="deterministic")
-            sys.stdout.write(msgspec.json.format(plain, indent=2).decode() + "\n")
+            printed = msgspec.json.format(plain, indent=2).decode() + "\n"
         else:
-            console().print(text())
+            screen = console()
+            with screen.capture() as capture:  # rich would end the process by itself when the reader is gone
+                screen.print(text())
+            printed = capture.get()
+        sys.stdout.write(printed)
         sys.stdout.flush()
 
 
