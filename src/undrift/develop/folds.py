@@ -199,7 +199,8 @@ def split(
 
 
 def _between(time: NDArray[Any] | None, n: int, place: int) -> int:
-    if time is None or not 0 < place < n:
-        return min(place, n - 1)
-    first = int(np.searchsorted(time, time[place], "left"))
-    return first or min(int(np.searchsorted(time, time[place], "right")), n - 1)
+    """The nearest place for a cut that divides no moment, before ``place`` or else after it; n if there is none."""
+    place = min(place, n - 1)
+    if time is None or place <= 0:
+        return place
+    return int(np.searchsorted(time, time[place], "left")) or int(np.searchsorted(time, time[place], "right"))
