@@ -7,7 +7,7 @@ of them. This file defines the value and its chain; state/journal.py stores it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -41,6 +41,7 @@ KINDS: Final[dict[str, str]] = {
     "retrain.requested": "A trigger, or a person, asked for a challenger.",
     "retrain.refused": "A retrain was considered and refused, with the reason.",
     "retrain.finished": "A retrain job ended: challenger accepted or not, with the gate's report.",
+    "tick.judged": "A worker judged a model at the end of a span of time: what monitors said and what was decided.",
     "job.failed": "A job gave up after its last attempt; holds the error.",
 }
 
@@ -86,17 +87,20 @@ def _digest(event: Event) -> str:
 
 
 def seal(draft: Draft, seq: int, prev: str, recorded_at: datetime) -> Event:
-    """Give a draft its place and its hash; pure.
+    """Give a draft its place and its hash, its time in UTC and its payload as JSON reads it back; pure.
 
     Raises
     ------
-    ValueError : for a kind that is not one of KINDS.
+    ValueError : for a kind that is not one of KINDS, or a time without a zone.
     """
     if draft.kind not in KINDS:
         raise ValueError(f"event kind {draft.kind!r} is not one of {', '.join(sorted(KINDS))}")
+    if draft.at.tzinfo is None or recorded_at.tzinfo is None:
+        raise ValueError(f"the time of {draft.kind} for {draft.subject} has no zone; events are in aware UTC")
     fields = {name: getattr(draft, name) for name in Draft.__struct_fields__}
     fields["payload"] = msgspec.json.decode(msgspec.json.encode(draft.payload))
-    event = Event(**fields, seq=seq, prev=prev, recorded_at=recorded_at)
+    fields["at"] = draft.at.astimezone(UTC)
+    event = Event(**fields, seq=seq, prev=prev, recorded_at=recorded_at.astimezone(UTC))
     return msgspec.structs.replace(event, hash=_digest(event))
 
 

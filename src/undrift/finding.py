@@ -7,10 +7,11 @@ measures or acts: rooms do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -35,12 +36,23 @@ class Verdict(IntEnum):
         return max(verdicts, default=cls.INCONCLUSIVE)
 
 
-class Interval(msgspec.Struct, frozen=True):
-    """Lower and upper bound, and the level at which they hold (0.95 = 95 %)."""
+if TYPE_CHECKING:
+    _Bound = float
+else:
+    _Bound = float | None  # JSON has no infinity: it is written as null, and null is read back as no bound
 
-    lower: float
-    upper: float
+
+class Interval(msgspec.Struct, frozen=True):
+    """Lower and upper bound, infinite where there is none, and the level at which they hold (0.95 = 95 %)."""
+
+    lower: _Bound
+    upper: _Bound
     level: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, none in (("lower", -math.inf), ("upper", math.inf)):
+            if getattr(self, name) is None:
+                msgspec.structs.force_setattr(self, name, none)
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -98,6 +110,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     certain: bool = False
     why: str = ""
 
+    def __post_init__(self) -> None:
+        if math.isnan(self.bound) or not self.practical >= 0:
+            raise ValueError(f"the rule for {self.measure} has bound {self.bound} and practical size {self.practical}")
+
     def __str__(self) -> str:
         slack = f" (give {self.practical:g})" if self.practical else ""
         return f"{self.measure} {self.op} {self.bound:g}{slack}"
@@ -135,7 +151,8 @@ def judge(rule: Rule, seen: Measurement) -> Finding:
     >>> judge(rule, Measurement(name="error_rate", value=0.03, n=500)).why
     'error_rate is 0.03 (n=500), wanted <= 0.01'
     """
-    if seen.value is None or seen.value != seen.value:
+    numbers = [seen.value, *((seen.interval.lower, seen.interval.upper) if seen.interval else ())]
+    if seen.value is None or any(number != number for number in numbers):
         reason = seen.problem or "not a number"
         return Finding(
             verdict=Verdict.ERROR, why=f"{rule.measure} could not be measured: {reason}", measurement=seen, rule=rule
@@ -149,7 +166,9 @@ def judge(rule: Rule, seen: Measurement) -> Finding:
     best, worst = sorted((sign * low, sign * high))
     spread = f" [{_number(low)}, {_number(high)}]" if seen.interval else ""
     within = f" within {_number(rule.practical)}" if rule.practical else ""
-    text = f"{rule.measure} is {_number(seen.value)}{spread} (n={seen.n}), wanted {rule.op} {_number(rule.bound)}{within}"
+    text = (
+        f"{rule.measure} is {_number(seen.value)}{spread} (n={seen.n}), wanted {rule.op} {_number(rule.bound)}{within}"
+    )
     if best > allowed:
         verdict = Verdict.FAIL
     elif worst <= allowed or not rule.certain:
@@ -173,7 +192,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """The worst verdict of all findings; INCONCLUSIVE when there is none."""
         return Verdict.worst(f.verdict for f in self.findings)
 
-    def __iter__(self) -> Iterator[Finding]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
 
     def worse_than(self, verdict: Verdict) -> tuple[Finding, ...]:

@@ -7,6 +7,7 @@ The clock is an argument everywhere, so nothing below the edge reads the time of
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from datetime import UTC, datetime, timedelta
@@ -39,13 +40,16 @@ _encoder: Final = msgspec.json.Encoder(order="deterministic")
 class Clock(Protocol):
     """What tells the time: an aware UTC datetime."""
 
-    def now(self) -> datetime: ...
+    def now(self) -> datetime:
+        """What time it is."""
+        ...
 
 
 class SystemClock:
     """The machine's clock, in UTC."""
 
     def now(self) -> datetime:
+        """What time it is."""
         return datetime.now(UTC)
 
 
@@ -63,13 +67,16 @@ class FixedClock:
         self._at = at
 
     def now(self) -> datetime:
+        """The time it was last set to."""
         return self._at
 
     def set(self, at: datetime) -> FixedClock:
+        """Stand at another time, earlier or later; returns itself."""
         self._at = at
         return self
 
     def move(self, by: timedelta) -> FixedClock:
+        """Stand so much later; returns itself."""
         self._at += by
         return self
 
@@ -108,7 +115,7 @@ def new_id(at: datetime | None = None, entropy: bytes | None = None) -> str:
     Examples
     --------
     >>> new_id(datetime(2013, 4, 1, tzinfo=UTC), bytes(10))
-    '019SYPJM000000000000000000'
+    '017Q1E9C000000000000000000'
     """
     moment = at if at is not None else datetime.now(UTC)
     millis = int((moment - _EPOCH) / timedelta(milliseconds=1))
@@ -135,7 +142,7 @@ def duration(text: str | float | timedelta) -> timedelta:
 
     Raises
     ------
-    ValueError : for anything else.
+    ValueError : for anything else, a negative span among it.
 
     Examples
     --------
@@ -144,9 +151,9 @@ def duration(text: str | float | timedelta) -> timedelta:
     """
     if isinstance(text, timedelta):
         return text
-    if isinstance(text, int | float):
+    if isinstance(text, int | float) and 0 <= text < math.inf:
         return timedelta(seconds=text)
-    found = _DURATION.match(text)
+    found = _DURATION.match(text) if isinstance(text, str) else None
     if found is None:
         raise ValueError(f"{text!r} is no duration; write a number and one of ms, s, m, h, d, w, as in '15m' or '7d'")
     return timedelta(seconds=float(found[1]) * _UNITS[found[2]])

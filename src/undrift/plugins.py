@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import Any, Final, NamedTuple
 
-from undrift.errors import MissingExtraError, SettingsError
+from undrift.errors import MissingExtraError, SettingsError, UndriftError
 
 __all__ = ["BUILT_IN", "Plugin", "names", "resolve", "resolve_path"]
 
@@ -26,6 +26,7 @@ BUILT_IN: Final[dict[str, dict[str, Plugin]]] = {
     "journal": {"sqlite": Plugin("undrift.state.sql:SqliteStore")},
     "lake": {"file": Plugin("undrift.state.lake:DeltaLake")},
     "online": {"sqlite": Plugin("undrift.data.online:SqliteOnline")},
+    "registry": {"mlflow": Plugin("undrift.develop.registry:MlflowRegistry", "mlflow")},
     "tracking": {
         "http": Plugin("undrift.develop.tracking:MlflowTracking", "mlflow"),
         "https": Plugin("undrift.develop.tracking:MlflowTracking", "mlflow"),
@@ -54,9 +55,11 @@ def resolve_path(target: str, *, wanted_for: str, extra: str = "") -> Any:
     Raises
     ------
     MissingExtraError : a package of the extra is not installed.
-    SettingsError : the module or the attribute is not there.
+    SettingsError : the module or the attribute is not there, or the module raises while it is imported.
     """
     module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise SettingsError(f"{wanted_for} points to {target!r}; write it as 'package.module:attribute'.")
     try:
         module = import_module(module_name)
     except ImportError as error:
@@ -65,6 +68,12 @@ def resolve_path(target: str, *, wanted_for: str, extra: str = "") -> Any:
         raise SettingsError(
             f"{wanted_for} points to {target!r}, which cannot be imported: {error}.",
             hint="Check the spelling, and that the package is installed in this environment.",
+        ) from error
+    except UndriftError:
+        raise
+    except Exception as error:  # the module is not ours: whatever it raises is its author's to see
+        raise SettingsError(
+            f"{wanted_for} points to {target!r}, which raises while it is imported: {type(error).__name__}: {error}."
         ) from error
     if not hasattr(module, attribute):
         raise SettingsError(f"{wanted_for} points to {target!r}, but {module_name} has no {attribute!r}.")

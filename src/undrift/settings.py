@@ -7,7 +7,9 @@ people *want* of their models does not stand here but in their declarations. Rea
 from __future__ import annotations
 
 import difflib
+import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ __all__ = ["FILE_NAME", "Settings", "find", "load", "secret"]
 
 FILE_NAME: Final = "undrift.toml"
 PREFIX: Final = "UNDRIFT_"
+_SCHEME: Final = re.compile(r"^[a-z][a-z0-9+]+:")
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,10 +102,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     origins: dict[str, str] = {}
 
     def path(self, url: str) -> Path:
-        """The path of a ``file:`` or ``sqlite:`` URL or a plain path, absolute; relative ones start at the root."""
-        bare = url.split(":", 1)[1] if ":" in url else url
-        while bare.startswith("//"):
-            bare = bare[1:]
+        """The path of a ``file:`` or ``sqlite:`` URL or a plain path, absolute; relative ones start at the root.
+
+        ``sqlite:a/b`` and ``sqlite://a/b`` are relative, ``sqlite:/a/b`` and ``sqlite:///a/b`` are not.
+        """
+        bare = _SCHEME.sub("", url).removeprefix("//")
+        bare = "/" + bare.lstrip("/") if bare.startswith("/") else bare
         return (Path(self.root) / bare).resolve()
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
@@ -161,9 +166,16 @@ def _check_names(raw: Mapping[str, Any], source: str) -> None:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or "__" not in variable:
+        if not variable.startswith(PREFIX):
             continue
-        section, _, key = variable.removeprefix(PREFIX).lower().partition("__")
+        rest = variable.removeprefix(PREFIX).lower()
+        section, found_mark, key = rest.partition("__")
+        if not found_mark:
+            meant, _, key = rest.partition("_")
+            if meant in SECTIONS and key:  # other UNDRIFT_* variables are not settings
+                wanted = f"{PREFIX}{meant.upper()}__{key.upper()}"
+                raise SettingsError(f"environment variable {variable} sets nothing; did you mean {wanted!r}?")
+            continue
         _check_names({section: {key: value}}, f"environment variable {variable}")
         found.setdefault(section, {})[key] = value
     return found
@@ -199,8 +211,8 @@ def _check_values(settings: Settings) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "serve.port"
     }
     for name, value in positive.items():
-        if value <= 0:
-            raise SettingsError(f"{settings.origins.get(name, 'default')}: {name} = {value} must be above 0.")
+        if not 0 < value < math.inf:
+            raise SettingsError(f"{settings.origins.get(name, 'default')}: {name} = {value} must be a number above 0.")
     if not 0 <= settings.serve.port <= 65535:
         raise SettingsError(f"{settings.origins.get('serve.port')}: serve.port must be in 0..65535 (0: any free one).")
 
