@@ -7,6 +7,7 @@ and days that differ bias nothing. What the sums mean is judged in judge.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -152,8 +153,8 @@ def values_of(rows: pa.Table, interface: Interface, metrics: list[str]) -> dict[
     """One value a row and metric; NaN where there is none (no label yet, no answer)."""
     n = rows.num_rows
     found: dict[str, NDArray[np.float64]] = {}
-    failed = np.asarray(rows["error"].is_valid().to_numpy(zero_copy_only=False), dtype=bool)
-    direct = {
+    failed = _failed(rows)
+    direct: dict[str, Callable[[], NDArray[np.float64]]] = {
         "failed": lambda: failed.astype(np.float64),
         "shift": lambda: np.where(failed, np.nan, _floats(rows["score"])),
         "violations": lambda: np.asarray([float(bool(v)) for v in rows["violations"].to_pylist()], dtype=np.float64),
@@ -176,6 +177,8 @@ def segment_columns(rows: pa.Table, interface: Interface) -> dict[str, tuple[NDA
 
     found = {}
     for name in interface.segments:
+        if "inputs" not in rows.column_names:
+            break
         inputs = rows["inputs"]
         if name not in [field.name for field in inputs.type]:
             continue
@@ -201,6 +204,13 @@ def _losses(rows: pa.Table, interface: Interface, failed: NDArray[np.bool_]) -> 
     return full
 
 
+def _failed(rows: pa.Table) -> NDArray[np.bool_]:
+    """Rows a variant could not answer; none in a table of no rows, which may lack the column."""
+    if "error" not in rows.column_names:
+        return np.zeros(rows.num_rows, dtype=bool)
+    return np.asarray(rows["error"].is_valid().to_numpy(zero_copy_only=False), dtype=bool)
+
+
 def _labelled(rows: pa.Table) -> NDArray[np.bool_]:
     import pyarrow.compute as pc
 
@@ -210,7 +220,7 @@ def _labelled(rows: pa.Table) -> NDArray[np.bool_]:
 
 def _stand_ins(rows: pa.Table, revision: NDArray[Any], state: RolloutState) -> NDArray[np.bool_]:
     """Rows the champion answered because the candidate had failed on them: they count for neither arm."""
-    failed = np.flatnonzero(rows["error"].is_valid().to_numpy(zero_copy_only=False) & (revision == state.candidate))
+    failed = np.flatnonzero(_failed(rows) & (revision == state.candidate))
     if not len(failed):
         return np.zeros(rows.num_rows, dtype=bool)
     asked = list(zip(rows["request_id"].to_pylist(), rows["unit"].to_pylist(), strict=True))

@@ -42,12 +42,28 @@ def decide(
     drafts: list[Draft] = []
     for monitor in monitors:
         mine = [f for f in report.findings if f.measurement.detail.get("monitor") == monitor.name]
+        mine = [f for f in mine if not f.measurement.detail.get("explained")]
         sources = sorted({str(f.measurement.detail.get("source", "")) for f in mine})
         for source in sources:
             found = [f for f in mine if str(f.measurement.detail.get("source", "")) == source]
             key = fingerprint(model, monitor, source)
             drafts += _one(key, model, monitor, source, incidents.get(key), found, now)
-    return tuple(drafts)
+    return tuple(_with_damage(drafts, model, incidents, report, now))
+
+
+def _with_damage(
+    drafts: list[Draft], model: str, incidents: Mapping[str, Incident], report: Report, now: datetime
+) -> list[Draft]:
+    """The loss under a fault is told once, with the fault that explains it."""
+    damage = [f for f in report.findings if f.measurement.detail.get("explained")]
+    after = dict(incidents) | {d.payload["incident"]["fingerprint"]: d.payload["incident"] for d in drafts}
+    faults = open_incidents(after, model, ("silent", "feed"))
+    if not damage or not faults or faults[0]["damage"]:
+        return drafts
+    told = {**faults[0], "damage": damage[0].why, "updated_at": now.isoformat()}
+    others = [d for d in drafts if d.payload["incident"]["fingerprint"] != told["fingerprint"]]
+    kind = "alert.opened" if len(others) < len(drafts) and told["opened_at"] == now.isoformat() else "alert.updated"
+    return [*others, _draft(kind, told, now, f"{told['title']}; {damage[0].why}", damage)]
 
 
 def _one(
@@ -116,6 +132,7 @@ def _opened(
         "segments": [],
         "causes": [],
         "details": {},
+        "damage": "",
         "title": "",
         "windows": list(before["windows"]) if before else [],
         "times": (before["times"] if before else 0) + 1,

@@ -23,7 +23,7 @@ from undrift.monitor.monitors import Monitor, found
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["judge_performance", "metric_of"]
+__all__ = ["decay_under_fault", "judge_performance", "metric_of"]
 
 FEWEST_DAYS: Final = 3
 FEWEST_ROWS: Final = 100
@@ -79,6 +79,31 @@ def judge_performance(
         _judge(monitor, metric, (times, loss), which, reference, (alpha, segment, tick), window)
         for segment, which, reference in groups
     ]
+
+
+def decay_under_fault(
+    monitor: Monitor,
+    interface: Interface,
+    rows: pa.Table,
+    expected: Mapping[str, float],
+    fault: Window,
+) -> Finding | None:
+    """The loss inside the window of a fault, if it is beyond the practical size: not decay of the model, but damage.
+
+    Reported with the fault, so that nobody retrains because of it; None where nothing is to be told.
+    """
+    metric = metric_of(monitor, interface)
+    times = micros(rows, "event_time")
+    loss = values_of(rows, interface, [metric])[metric]
+    held = inside(times, fault.start, fault.end) & np.isfinite(loss)
+    n = int(held.sum())
+    if n < FEWEST_ROWS or metric not in expected:
+        return None
+    value = float(loss[held].mean())
+    if value <= expected[metric] * (1 + monitor.size):
+        return None
+    why = f"{metric} was {value:.4g} from {n} rows since, {value / expected[metric] - 1:.0%} above the expected"
+    return found(monitor, Verdict.INCONCLUSIVE, why, name=metric, value=value, n=n, window=fault, explained=True)
 
 
 def _judge(

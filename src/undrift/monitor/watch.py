@@ -19,7 +19,7 @@ from undrift.monitor.causes import explain, ranked
 from undrift.monitor.drift import Reference, judge_drift
 from undrift.monitor.feed import LOOK_BACK, judge_feed
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.performance import judge_performance
+from undrift.monitor.performance import decay_under_fault, judge_performance
 from undrift.monitor.silent import judge_silent
 
 if TYPE_CHECKING:
@@ -108,6 +108,11 @@ def _drift_and_performance(
         performance += judge_performance(
             monitor, scene.interface, scene.rows, scene.version, scene.expected, now, tick=scene.tick, spoiled=spoiled
         )
+        present = [w for w in spoiled if w.end >= now]
+        if present:
+            fault = min(present, key=lambda w: w.start)
+            damage = decay_under_fault(monitor, scene.interface, scene.rows, scene.expected, fault)
+            performance += [damage] if damage is not None else []
     others = [*faults, *drift, *performance]
     sick = open_incidents(known, scene.interface.model, ("feed", "silent"))
     explained = [
