@@ -1,0 +1,172 @@
+"""The reference pages say what the code says: events, settings, paths, statuses, metrics, records, columns."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from undrift.event import KINDS, Event
+from undrift.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def page(name: str) -> str:
+    return (REFERENCE / name).read_text(encoding="utf-8")
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The cells of all table rows, the first without its backticks."""
+    for line in text.splitlines():
+        if line.startswith("| "):
+            first, *others = [cell.strip() for cell in line.strip("|").split(" | ")]
+            yield [first.strip("` "), *others]
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_event_is_documented_in_its_own_words() -> None:
+    told = {cells[0]: cells[1].rstrip(" |") for cells in rows(page("events.md")) if "." in cells[0]}
+    assert told == KINDS
+
+
+def test_every_field_of_an_event_is_documented() -> None:
+    named = set(re.findall(r"`(\w+)`", page("events.md")))
+    assert set(Event.__struct_fields__) <= named
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    told = {cells[0]: json.loads(cells[1].strip("`")) for cells in rows(page("settings.md")) if "." in cells[0]}
+    real = {name: json.loads(msgspec.json.encode(value)) for name, value, _ in Settings().values()}
+    assert told == real
+
+
+def test_no_setting_is_documented_without_a_word_on_what_it_does() -> None:
+    silent = [cells[0] for cells in rows(page("settings.md")) if "." in cells[0] and len(cells[2].strip(" |")) < 8]
+    assert not silent
+
+
+# -- http --------------------------------------------------------------------------------------------------------------
+
+
+def served_paths() -> set[str]:
+    """The paths that the gateway matches, a variable part written as ``*``."""
+    tree = ast.parse((ROOT / "src/undrift/deploy/gateway.py").read_text(encoding="utf-8"))
+    match = next(node for node in ast.walk(tree) if isinstance(node, ast.Match))
+    found = set()
+    for case in match.cases:
+        ending = re.search(r"endswith\('([^']+)'\)", ast.unparse(case.guard)) if case.guard else None
+        for pattern in case.pattern.patterns if isinstance(case.pattern, ast.MatchOr) else [case.pattern]:
+            assert isinstance(pattern, ast.MatchSequence)
+            parts = [
+                str(ast.literal_eval(part.value)) if isinstance(part, ast.MatchValue) else "*"
+                for part in pattern.patterns
+            ]
+            found.add("/" + "/".join(parts).rstrip("/") + (ending[1] if ending else ""))
+    return found
+
+
+def test_every_path_that_is_served_is_documented_and_no_other() -> None:
+    told = set(re.findall(r"`(?:GET|POST) (/[^`]+)`", page("http.md")))
+    assert {re.sub(r"\{\w+\}", "*", path) for path in told} == served_paths()
+
+
+def test_every_error_that_is_a_status_is_documented_with_it() -> None:
+    from undrift.deploy.protocols import _STATUS
+
+    told = {cells[0]: " ".join(cells[1:]) for cells in rows(page("http.md")) if cells[0].isdigit()}
+    wrong = [f"{status} {kind.__name__}" for kind, status in _STATUS if f"`{kind.__name__}`" not in told[str(status)]]
+    assert not wrong
+
+
+def test_every_metric_is_documented_with_its_labels() -> None:
+    pytest.importorskip("prometheus_client")
+    from undrift.deploy.telemetry import Meters
+
+    told = {cells[0]: set(re.findall(r"`(\w+)`", cells[1])) for cells in rows(page("http.md")) if "undrift_" in cells[0]}
+    real: dict[str, set[str]] = {}
+    for metric in vars(Meters()).values():
+        if hasattr(metric, "_labelnames"):
+            name = metric._name + ("_total" if type(metric).__name__ == "Counter" else "")
+            real[name] = set(metric._labelnames)
+    assert real
+    assert told == real
+
+
+# -- spool and lake ----------------------------------------------------------------------------------------------------
+
+
+def test_every_record_of_the_spool_is_documented_field_by_field() -> None:
+    from undrift.deploy import capture
+
+    kinds: list[Any] = [
+        capture.PredictionRecord,
+        capture.LabelRecord,
+        capture.SourceRecord,
+        capture.WatermarkRecord,
+    ]
+    told = {
+        cells[0]: (cells[1].strip("`"), tuple(re.findall(r"`(\w+)`", cells[2])))
+        for cells in rows(page("spool-format.md"))
+        if cells[0].endswith("Record")
+    }
+    assert told == {kind.__name__: (kind.__struct_config__.tag, kind.__struct_fields__) for kind in kinds}
+    assert f"`0x{capture.MAGIC[-1]:02x}`" in page("spool-format.md")
+    assert f"2**{capture.OFFSET_BITS}" in page("spool-format.md")
+
+
+def columns(heading: str) -> dict[str, str]:
+    section = page("lake.md").partition(f"## `{heading}`")[2].partition("\n## ")[0]
+    assert section, f"no section {heading} in lake.md"
+    return {
+        cells[0]: cells[1].strip("`") for cells in rows(section) if cells[0] not in ("column", "---", "and", "---|---")
+    }
+
+
+def test_every_column_of_the_lake_is_documented_with_its_type() -> None:
+    from undrift.data.contract import Contract, Field
+    from undrift.data.features import Feature, FeatureView, Source, Transform
+    from undrift.deploy.records import labels_table, predictions_table, source_table
+    from undrift.develop.bundle import Interface
+
+    contract = Contract(name="c", fields=(Field(name="k", type="string"), Field(name="t", type="timestamp")))
+    interface = Interface(
+        model="m",
+        task="binary",
+        contract=contract,
+        label="y",
+        views=(FeatureView(name="v", source="s", entity="k", features=(Feature(name="x"),)),),
+        transforms=(Transform(name="f", function="m:f", inputs=("k",), outputs=(Feature(name="z"),)),),
+    )
+
+    def types(table: Any) -> dict[str, str]:
+        return {field.name: "struct" if str(field.type).startswith("struct") else str(field.type) for field in table.schema}
+
+    assert columns("predictions_<model>") == types(predictions_table(interface, []))
+    assert columns("labels_<model>") == types(labels_table([]))
+    own = {field.name for field in contract.fields}
+    source = types(source_table(Source(name="s", contract=contract, time="t"), []))
+    assert columns("source_<name>") == {name: kind for name, kind in source.items() if name not in own}
+
+
+# -- the house ---------------------------------------------------------------------------------------------------------
+
+
+def test_how_it_works_names_every_floor_of_the_house() -> None:
+    text = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    section = text.partition("## The house")[2].partition("\n## ")[0]
+    floors = {path.stem for path in (ROOT / "src/undrift").glob("[a-z]*") if path.suffix == ".py" or path.is_dir()}
+    missing = sorted(name for name in floors if f"`{name}`" not in section)
+    assert not missing, f"floors that docs/how-it-works.md does not name: {missing}"
