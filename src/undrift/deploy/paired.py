@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,7 +62,7 @@ def judge_shadow(
     guards = [g for g in declared.guardrails if g.metric in names]
     tests = sum(1 + (known if g.by_segment else 0) for g in guards)
     days = rows["event_time"].cast("int64").to_numpy() // DAY
-    findings = []
+    findings: list[Finding | None] = []
     for guard in guards:
         gap = new[guard.metric] - old[guard.metric]
         findings.append(_guard(guard, {}, guard.margin, gap, days, declared.alpha / tests))
@@ -79,7 +78,9 @@ def judge_shadow(
                     )
     labelled = int((rows["label"].is_valid().to_numpy() | rows["value"].is_valid().to_numpy()).sum())
     facts |= {"tests": tests, "labelled": labelled, "most_different": _most_different(rows, replayed)}
-    report = Report(title="Shadow", subject=state.subject, findings=tuple(findings), at=now, facts=facts)
+    report = Report(
+        title="Shadow", subject=state.subject, findings=tuple(f for f in findings if f is not None), at=now, facts=facts
+    )
     return report, Exposure(step_units=labelled, total_units=0)
 
 
@@ -104,7 +105,8 @@ def _as_candidate(rows: pa.Table, replayed: Replay, interface: Interface) -> pa.
 
 def _guard(
     guard: Guardrail, segment: dict[str, str], margin: float, gap: Floats, days: NDArray[np.int64], alpha: float
-) -> Finding:
+) -> Finding | None:
+    """One guardrail over all or in one segment; None for a segment of too few rows."""
     held = np.isfinite(gap)
     moments = Moments.of(gap[held])
     effect = _design_effect(gap[held], days[held])
@@ -133,9 +135,7 @@ def _guard(
         certain=not segment,
     )
     found = judge(rule, seen)
-    if found.verdict is Verdict.INCONCLUSIVE and segment:
-        return msgspec.structs.replace(found, verdict=Verdict.PASS)
-    return found
+    return None if segment and found.verdict is Verdict.INCONCLUSIVE else found
 
 
 def _design_effect(gap: Floats, days: NDArray[np.int64]) -> float:
