@@ -65,6 +65,45 @@ def test_processes_appending_at_once_lose_nothing_and_double_nothing(lake: Delta
     assert sorted(found["id"].to_pylist()) == sorted(expected)
 
 
+COMPACT = """
+import sys
+from undrift.state.lake import DeltaLake
+lake = DeltaLake(sys.argv[1])
+lake.marks("t", [])
+print("ready", flush=True)
+sys.stdin.readline()
+lake.compact("t")
+"""
+
+
+def test_processes_merging_files_at_once_hold_every_row_once(lake: DeltaLake) -> None:
+    ids = [lake.append("t", _rows(1, i)) and i for i in range(30)]
+    command = [sys.executable, "-c", COMPACT, str(lake.folder)]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        child.communicate(timeout=60)
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert _ids(lake) == ids
+    assert pa.table(lake._open["t"].get_add_actions(flatten=True)).num_rows == 1
+
+
+def test_a_lake_with_an_old_view_merges_no_file_a_second_time(lake: DeltaLake) -> None:
+    other = DeltaLake(lake.folder)
+    for i in range(5):
+        lake.append("t", _rows(1, i))
+    assert _ids(other) == [0, 1, 2, 3, 4]
+    lake.compact("t")
+    other.compact("t")
+    assert _ids(lake) == _ids(other) == [0, 1, 2, 3, 4]
+
+
 def test_a_worker_with_an_old_view_of_the_table_appends_nothing_twice(lake: DeltaLake) -> None:
     other = DeltaLake(lake.folder)
     lake.append("t", _rows(1, 0), marks={"w": 0})

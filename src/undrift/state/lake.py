@@ -6,10 +6,11 @@ a repeated append is recognised. Which tables there are and what their columns m
 
 from __future__ import annotations
 
+import fcntl
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -186,10 +187,12 @@ class DeltaLake:
             delta = self._table(table, refresh=True)
             if delta is None:
                 raise NotFoundError(f"there is no table {table!r} in {self.folder}.")
-            delta.optimize.compact(post_commithook_properties=_KEEP_LOG)
-            if keep is not None:
-                hours = int(keep / timedelta(hours=1))
-                delta.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+            with self._alone(table, wait=True):
+                delta.update_incremental()
+                delta.optimize.compact(post_commithook_properties=_KEEP_LOG)
+                if keep is not None:
+                    hours = int(keep / timedelta(hours=1))
+                    delta.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
 
     def _path(self, table: str) -> str:
         if not _NAME.fullmatch(table):
@@ -239,10 +242,25 @@ class DeltaLake:
         actions = pa.table(delta.get_add_actions(flatten=True))
         days = len(actions["partition.date"].unique()) if "partition.date" in actions.column_names else 1
         if actions.num_rows - days > _LOOSE_FILES:
+            # the rows are in already, so whatever keeps files from being merged must not fail the append
+            with suppress(DeltaError, OSError), self._alone(table, wait=False) as alone:
+                if alone:
+                    delta.update_incremental()
+                    delta.optimize.compact(post_commithook_properties=_KEEP_LOG)
+
+    @contextmanager
+    def _alone(self, table: str, *, wait: bool) -> Iterator[bool]:
+        """Whether no other process merges files of this table until the block ends.
+
+        delta-rs 1.6 lets two processes merge the same files at once, and then holds their rows twice.
+        """
+        with (self.folder / f".{table}.lock").open("w") as file:
             try:
-                delta.optimize.compact(post_commithook_properties=_KEEP_LOG)
-            except CommitFailedError:  # another process merged the same files
-                delta.update_incremental()
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def _version(self, table: str, version: int, newest: int) -> DeltaTable:
         if not 0 <= version <= newest:
