@@ -255,10 +255,8 @@ def test_with_best_effort_a_full_disk_is_counted_but_labels_are_not_taken(
     (worker,) = server.workers()
     resource.prlimit(worker, resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
     assert server.predict(flights(50)).status_code == 200
-    assert "undrift_uncaptured_records_total" in (metrics := server.client.get("/metrics").text)
-    assert [line for line in metrics.splitlines() if line.startswith("undrift_uncaptured_records_total{")][0].endswith(
-        " 50.0"
-    )
+    lines = server.client.get("/metrics").text.splitlines()
+    assert next(line for line in lines if line.startswith("undrift_uncaptured_records_total{")).endswith(" 50.0")
     labels = {"labels": [{"id": str(n), "label": "1"} for n in range(200)]}
     assert server.client.post("/v1/models/flights/labels", json=labels).status_code == 503
     assert captured(tmp_path) == []

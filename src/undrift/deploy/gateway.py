@@ -35,6 +35,7 @@ class _Reply(NamedTuple):
     route: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
     type: bytes = JSON
+    epoch: int | None = None
 
 
 class _Request(NamedTuple):
@@ -183,7 +184,8 @@ class Gateway:
             (b"content-type", reply.type),
             (b"content-length", str(len(reply.body)).encode()),
             (b"x-request-id", request_id.encode("latin-1")),
-            (b"x-undrift-epoch", str(self._placement.epoch).encode()),
+            # of the table that the answer follows, which may have been replaced since the request came
+            (b"x-undrift-epoch", str(self._placement.epoch if reply.epoch is None else reply.epoch).encode()),
             *reply.headers,
         ]
         if self.draining:
@@ -233,7 +235,7 @@ class Gateway:
         rows = endpoint.champion.decoder.instances(request.body)
         answered = await self._answered(endpoint, rows, request.call)
         body = protocols.v1_answer(endpoint.interface, answered.rows, request.call.request_id)
-        return _Reply(200, body, "predict")
+        return _Reply(200, body, "predict", epoch=endpoint.epoch)
 
     async def _infer(self, request: _Request) -> _Reply:
         endpoint = self._endpoint(request.name)
@@ -241,7 +243,7 @@ class Gateway:
         answered = await self._answered(endpoint, rows, request.call)
         known_id = asked_id or request.call.request_id
         body = protocols.v2_answer(endpoint.interface, request.name, answered.rows, known_id)
-        return _Reply(200, body, "infer")
+        return _Reply(200, body, "infer", epoch=endpoint.epoch)
 
     async def _labels(self, request: _Request) -> _Reply:
         interface = self._endpoint(request.name).interface
