@@ -1,6 +1,102 @@
-"""undrift: takes a model to production and keeps it right there. Measure, judge, act."""
+"""undrift: takes a model to production and keeps it right there. Measure, judge, act.
+
+The public names are listed here once and resolved on first use, so `import undrift` itself loads nothing heavy.
+
+    import undrift as ud
+    project = ud.open(".")
+    ud.train(project, actor="person:ann")
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from undrift.data.contract import Contract, Field
+    from undrift.data.features import Aggregate, Feature, FeatureView, Source, Transform
+    from undrift.declarations import Model
+    from undrift.deploy.rollout import Guardrail, Rollout, Stage
+    from undrift.develop.training import TrainingData
+    from undrift.errors import UndriftError
+    from undrift.finding import Finding, Measurement, Report, Rule, Verdict
+    from undrift.improve.triggers import Retrain
+    from undrift.inquiry import history, status, why
+    from undrift.lifecycle import adopt, apply, gate, plan, score, train
+    from undrift.monitor.monitors import Monitor
+    from undrift.project import Project
+    from undrift.project import open_project as open  # noqa: A004  ud.open(".") reads best
+    from undrift.releases import promote, roll_back, roll_out
+    from undrift.validate.gate import Gate
+
 __version__ = "0.1.0"
-__all__: list[str] = ["__version__"]
+
+__all__ = [
+    "Aggregate",
+    "Contract",
+    "Feature",
+    "FeatureView",
+    "Field",
+    "Finding",
+    "Gate",
+    "Guardrail",
+    "Measurement",
+    "Model",
+    "Monitor",
+    "Project",
+    "Report",
+    "Retrain",
+    "Rollout",
+    "Rule",
+    "Source",
+    "Stage",
+    "TrainingData",
+    "Transform",
+    "UndriftError",
+    "Verdict",
+    "__version__",
+    "adopt",
+    "apply",
+    "gate",
+    "history",
+    "open",
+    "plan",
+    "promote",
+    "roll_back",
+    "roll_out",
+    "score",
+    "status",
+    "train",
+    "why",
+]
+
+_PLACES = {
+    "data.contract": ("Contract", "Field"),
+    "data.features": ("Aggregate", "Feature", "FeatureView", "Source", "Transform"),
+    "declarations": ("Model",),
+    "deploy.rollout": ("Guardrail", "Rollout", "Stage"),
+    "develop.training": ("TrainingData",),
+    "errors": ("UndriftError",),
+    "finding": ("Finding", "Measurement", "Report", "Rule", "Verdict"),
+    "improve.triggers": ("Retrain",),
+    "inquiry": ("history", "status", "why"),
+    "lifecycle": ("adopt", "apply", "gate", "plan", "score", "train"),
+    "monitor.monitors": ("Monitor",),
+    "project": ("Project", "open"),
+    "releases": ("promote", "roll_back", "roll_out"),
+    "validate.gate": ("Gate",),
+}
+_MODULES = {name: module for module, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'undrift' has no attribute {name!r}")
+    module = import_module(f"undrift.{_MODULES[name]}")
+    value = getattr(module, "open_project" if name == "open" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,7 +9,44 @@ import pytest
 MOST_NAMES = 40
 
 # every name that `import undrift as ud` promises; a change here stands in CHANGELOG.md too
-PUBLIC = ("__version__",)
+PUBLIC = (
+    "Aggregate",
+    "Contract",
+    "Feature",
+    "FeatureView",
+    "Field",
+    "Finding",
+    "Gate",
+    "Guardrail",
+    "Measurement",
+    "Model",
+    "Monitor",
+    "Project",
+    "Report",
+    "Retrain",
+    "Rollout",
+    "Rule",
+    "Source",
+    "Stage",
+    "TrainingData",
+    "Transform",
+    "UndriftError",
+    "Verdict",
+    "__version__",
+    "adopt",
+    "apply",
+    "gate",
+    "history",
+    "open",
+    "plan",
+    "promote",
+    "roll_back",
+    "roll_out",
+    "score",
+    "status",
+    "train",
+    "why",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -121,7 +121,7 @@ class Revision:
             try:
                 if online is None:
                     raise StateError("there is no online store")
-                stored = dict(zip(entities, online.get(view.name, entities), strict=True))
+                stored = dict(zip(entities, online.get(view.key, entities), strict=True))
             except StateError:  # the answer without the features beats no answer; the record says so
                 absent.append(f"view {view.name} unavailable")
             for key, moment, found, known in zip(keys, at, features, times, strict=True):

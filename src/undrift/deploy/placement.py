@@ -58,7 +58,7 @@ class SourceEndpoint:
 
     def online_rows(self, rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[tuple[str, int, dict[str, Any]]]]]:
         """What the rows give each direct view: entity, the microsecond it was known, and the view's values."""
-        return [(view.name, latest(view, self.source, rows)) for view in self.views]
+        return [(view.key, latest(view, self.source, rows)) for view in self.views]
 
 
 class Placement:

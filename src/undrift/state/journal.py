@@ -132,6 +132,16 @@ class Journal:
         name = "events_of_subject" if subject is not None else "events_of_kinds" if kinds else "events"
         return [_decode_event(row["body"]) for row in self.store.read(name, values)]
 
+    def find(self, key: str) -> Event | None:
+        """The event stored under an idempotency key, or None."""
+        rows = self.store.read("event_by_key", {"key": key})
+        return _decode_event(rows[0]["body"]) if rows else None
+
+    @property
+    def reducers(self) -> tuple[Reducer, ...]:
+        """What is kept of events."""
+        return self._reducers
+
     def get(self, name: str, key: str) -> dict[str, Any] | None:
         """The value of one entry of a projection, or None."""
         rows = self.store.read("projection", {"name": name, "key": key})

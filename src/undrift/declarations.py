@@ -1,0 +1,304 @@
+"""What people want: the Model declaration and the loading of a project's declarations module.
+
+A Model ties contract, features, training function, gate, rollout, monitors and retraining together. Declarations are
+frozen values; they are hashed, shown as a diff and take effect only by `apply`. Nothing here reads or writes state.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from undrift.data.contract import Contract
+from undrift.data.features import FeatureView, Source, Transform
+from undrift.data.features import check as check_view
+from undrift.deploy.rollout import Rollout
+from undrift.develop.bundle import Interface, Task
+from undrift.errors import ContractError, DeclarationError
+from undrift.ids import content_hash, duration
+from undrift.improve.triggers import Retrain
+from undrift.monitor.monitors import Monitor
+from undrift.validate.gate import Gate
+
+__all__ = ["Declarations", "Model", "differences", "load_declarations", "resolve_function"]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as its owner wants it.
+
+    Parameters
+    ----------
+    name : lower-case name, used in URLs and table names.
+    task : ``binary``, ``multiclass`` or ``regression``.
+    label : the column to predict.
+    contract : the request contract, or the path of its ODCS YAML beside undrift.toml.
+    train : ``module:function`` (or the function) taking TrainingData and returning a fitted estimator.
+    data : where training rows come from: a CSV or Parquet file, or ``module:function`` returning an Arrow-able table.
+    baseline : like ``train``; what a candidate must beat when there is no champion yet.
+    key, unit, time : request fields naming the prediction, the unit of assignment and the event time.
+    views, transforms : features beside those in the request.
+    segments : request fields whose values are watched and gated one by one.
+    maturity : how long after the prediction its label can be expected.
+    folds, holdout : growing folds of the time-ordered cross-validation, and the share of latest rows held out.
+    """
+
+    name: str
+    task: Task
+    label: str
+    contract: Contract | str
+    train: str | Callable[..., Any] = ""
+    data: str | Callable[..., Any] = ""
+    baseline: str | Callable[..., Any] = ""
+    key: str = ""
+    unit: str = ""
+    time: str = ""
+    views: tuple[FeatureView, ...] = ()
+    transforms: tuple[Transform, ...] = ()
+    segments: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    threshold: float = 0.5
+    maturity: str = "1d"
+    folds: int = 3
+    holdout: float = 0.2
+    gate: Gate = Gate()
+    rollout: Rollout = Rollout()
+    monitors: tuple[Monitor, ...] = ()
+    retrain: Retrain | None = None
+    owner: str = ""
+    description: str = ""
+
+    def interface(self, classes: tuple[str, ...] = ()) -> Interface:
+        """What the model is asked, fed and answers; classes as given, else as declared."""
+        if isinstance(self.contract, str):
+            raise DeclarationError(f"model {self.name!r}: its contract {self.contract!r} has not been read yet.")
+        return Interface(
+            model=self.name,
+            task=self.task,
+            contract=self.contract,
+            label=self.label,
+            key=self.key,
+            unit=self.unit,
+            time=self.time,
+            views=self.views,
+            transforms=self.transforms,
+            segments=self.segments,
+            classes=classes or self.classes,
+            threshold=self.threshold,
+        )
+
+    def declared(self) -> dict[str, Any]:
+        """The declaration as plain JSON values; functions as ``module:name``."""
+        plain = {name: getattr(self, name) for name in self.__struct_fields__}
+        for name in ("train", "data", "baseline"):
+            plain[name] = function_path(plain[name])
+        # by way of JSON, so that it equals what the event log gives back (tuples become lists)
+        built: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plain))
+        return built
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the declaration."""
+        return content_hash(self.declared())
+
+
+class Declarations(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything one project declares."""
+
+    models: dict[str, Model]
+    sources: dict[str, Source]
+    histories: dict[str, str]
+
+    def model(self, name: str = "") -> Model:
+        """The model of that name, or the only one there is.
+
+        Raises
+        ------
+        DeclarationError : no such model, or several and none named.
+        """
+        if not name and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            known = ", ".join(sorted(self.models)) or "none"
+            what = f"no model {name!r} is declared" if name else "which model? several are declared"
+            raise DeclarationError(f"{what}; declared: {known}.")
+        return self.models[name]
+
+
+def function_path(function: str | Callable[..., Any]) -> str:
+    """``module:name`` of a function, or the text as it is."""
+    if isinstance(function, str):
+        return function
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def _forget_other_projects(root: Path) -> None:
+    """Two projects may both have a ``features.py``: drop modules of that name that come from another folder."""
+    stems = {file.stem for file in root.glob("*.py")}
+    for name in stems & set(sys.modules):
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is None or Path(file).resolve().parent != root:
+            del sys.modules[name]
+
+
+def import_project_module(root: Path, name: str) -> ModuleType:
+    """Import a module that stands in the project's folder.
+
+    Raises
+    ------
+    DeclarationError : it does not exist or raises on import; says where.
+    """
+    root = root.resolve()
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    _forget_other_projects(root)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        place = inspect.trace()[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        raise DeclarationError(
+            f"{name}.py of the project in {root} cannot be loaded: {type(error).__name__}: {error} ({where})."
+        ) from error
+
+
+def resolve_function(root: Path, path: str | Callable[..., Any], *, what: str) -> Callable[..., Any]:
+    """The function behind ``module:name`` in the project's folder.
+
+    Raises
+    ------
+    DeclarationError : the module or function is not there, or it is not callable.
+    """
+    if not isinstance(path, str):
+        return path
+    module_name, _, attribute = path.partition(":")
+    if not attribute:
+        raise DeclarationError(f"{what} = {path!r} is not `module:function`.")
+    module = import_project_module(root, module_name)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise DeclarationError(f"{what} = {path!r}: {module_name}.py has no function {attribute!r}.")
+    return function  # type: ignore[no-any-return]
+
+
+def _read_contract(root: Path, model: Model) -> Contract:
+    if isinstance(model.contract, Contract):
+        return model.contract
+    file = root / model.contract
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DeclarationError(f"model {model.name!r}: its contract {file} cannot be read: {error}.") from error
+    try:
+        return Contract.from_odcs(text)
+    except ContractError as error:
+        raise DeclarationError(f"model {model.name!r}: {file}: {error.message}", hint=error.hint) from error
+
+
+def _check(model: Model, contract: Contract, sources: Mapping[str, Source]) -> None:
+    """Say everything that contradicts itself before anything is built on it."""
+    known = {f.name for f in contract.fields}
+    wrong: list[str] = []
+    if not model.name.isidentifier() or model.name != model.name.lower():
+        wrong.append(f"name {model.name!r} must be lower-case letters, digits and underscores")
+    for role in ("key", "unit", "time"):
+        field = getattr(model, role)
+        if field and field not in known:
+            wrong.append(f"{role} = {field!r} is no field of the contract ({', '.join(sorted(known))})")
+    wrong += [f"segment {s!r} is no field of the contract" for s in model.segments if s not in known]
+    for view in model.views:
+        if view.source not in sources:
+            wrong.append(f"view {view.name!r}: no source {view.source!r} is declared")
+        if view.entity not in known:
+            wrong.append(f"view {view.name!r}: its entity {view.entity!r} is no field of the contract")
+        if view.source in sources:
+            try:
+                check_view(view, sources[view.source])
+            except DeclarationError as error:
+                wrong.append(error.message.rstrip("."))
+    for transform in model.transforms:
+        wrong += [f"transform {transform.name!r}: input {i!r} is no field" for i in transform.inputs if i not in known]
+    names = [i.name for i in model.interface().inputs] if not isinstance(model.contract, str) else []
+    wrong += [f"input {name!r} is defined twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    try:
+        duration(model.maturity)
+    except ValueError as error:
+        wrong.append(f"maturity: {error}")
+    if not 0 < model.holdout < 1 or model.folds < 0:
+        wrong.append(f"holdout must lie in (0, 1) and folds be 0 or more, not {model.holdout} and {model.folds}")
+    if wrong:
+        raise DeclarationError(f"model {model.name!r}: " + "; ".join(wrong) + ".")
+
+
+def _instances(module: ModuleType, kind: type) -> Iterable[Any]:
+    for value in vars(module).values():
+        items = value if isinstance(value, list | tuple) else (value,)
+        yield from (item for item in items if isinstance(item, kind))
+
+
+def load_declarations(root: Path, file: str) -> Declarations:
+    """Load the declarations module of a project.
+
+    Every Model and Source at the top level of the module counts, alone or in a list. ``histories`` is an optional
+    mapping from a source's name to the file or ``module:function`` that gives its past rows.
+
+    Raises
+    ------
+    DeclarationError : the file is missing, raises, declares nothing, or contradicts itself.
+    """
+    if not (root / file).is_file():
+        raise DeclarationError(f"{root / file} does not exist, but undrift.toml names it as project.declarations.")
+    module_name = Path(file).stem
+    sys.modules.pop(module_name, None)
+    module = import_project_module(root, module_name)
+    sources = {source.name: source for source in _instances(module, Source)}
+    models: dict[str, Model] = {}
+    for model in _instances(module, Model):
+        contract = _read_contract(root, model)
+        model = msgspec.structs.replace(model, contract=contract)
+        _check(model, contract, sources)
+        if model.name in models and models[model.name] != model:
+            raise DeclarationError(f"two different models are both named {model.name!r} in {file}.")
+        models[model.name] = model
+    if not models:
+        raise DeclarationError(f"{root / file} declares no model.", hint="Add `model = undrift.Model(name=..., ...)`.")
+    histories = {name: function_path(path) for name, path in getattr(module, "histories", {}).items()}
+    for name in histories:
+        if name not in sources:
+            raise DeclarationError(f"histories names the source {name!r}, which is not declared.")
+    return Declarations(models=models, sources=sources, histories=histories)
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        flat: dict[str, Any] = {}
+        for key, part in value.items():
+            flat.update(_flatten(part, f"{path}.{key}" if path else str(key)))
+        return flat
+    if isinstance(value, list) and value and all(isinstance(v, dict) and "name" in v for v in value):
+        flat = {}
+        for part in value:
+            flat.update(_flatten(part, f"{path}[{part['name']}]"))
+        return flat
+    return {path: value}
+
+
+def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> tuple[str, ...]:
+    """What changes from one declaration to another, one line per value: ``+``, ``-`` or ``~``, the path, the values."""
+    before, after = _flatten(dict(old or {})), _flatten(dict(new))
+    lines = []
+    for path in sorted({*before, *after}):
+        if path not in before:
+            lines.append(f"+ {path} = {after[path]!r}")
+        elif path not in after:
+            lines.append(f"- {path} (was {before[path]!r})")
+        elif before[path] != after[path]:
+            lines.append(f"~ {path}: {before[path]!r} -> {after[path]!r}")
+    return tuple(lines)

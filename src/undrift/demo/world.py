@@ -1,0 +1,197 @@
+"""The world outside undrift: what airlines, weather stations and colleagues send, hour by hour, and what breaks.
+
+It plays the rows of flights.py through HTTP in the order in which they became known, with the planted faults of
+story.py. It knows nothing of how undrift works inside; it only talks to the served address.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from undrift.errors import ServeError
+from undrift.ids import to_micros
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Client", "Day", "World"]
+
+SLOT: Final = timedelta(hours=1)
+SLOT_OFFSET: Final = timedelta(minutes=30)
+"""Weather becomes known at half past; a slot runs from one report to the next."""
+BATCH: Final = 64
+LATE_SLOTS: Final = 3
+"""Labels and arrivals are sent every third slot: outcomes come in batches, after the fact."""
+RETRIES: Final = 100
+
+
+class Client:
+    """A small HTTP client that keeps its connection, and tries again while the server is away or says 503."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self._connection: http.client.HTTPConnection | None = None
+
+    def post(self, path: str, body: Any, request_id: str = "") -> dict[str, Any]:
+        """POST JSON and return the answer.
+
+        Raises
+        ------
+        ServeError : the server answers with an error, or not at all for about 20 seconds.
+        """
+        import time
+
+        data = msgspec.json.encode(body)
+        headers = {"content-type": "application/json"}
+        if request_id:
+            headers["x-request-id"] = request_id
+        problem = ""
+        for attempt in range(RETRIES):
+            try:
+                if self._connection is None:
+                    self._connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+                self._connection.request("POST", path, data, headers)
+                answer = self._connection.getresponse()
+                content = answer.read()
+                if answer.status < 300:
+                    return json.loads(content)  # type: ignore[no-any-return]
+                problem = f"{answer.status}: {content[:500].decode(errors='replace')}"
+                if answer.status != 503:
+                    break
+            except (OSError, http.client.HTTPException) as error:
+                problem = f"{type(error).__name__}: {error}"
+                self.close()
+            time.sleep(min(0.01 * 2**attempt, 0.25))
+        raise ServeError(f"POST {path} to {self.host}:{self.port} failed: {problem}")
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Day(NamedTuple):
+    """One UTC day of what the world sends: predictions asked, outcomes told, reports pushed."""
+
+    start: datetime
+    asked: list[dict[str, Any]]
+    outcomes: list[dict[str, Any]]
+    reports: dict[str, list[dict[str, Any]]]
+
+
+class World:
+    """Plays days against a server.
+
+    Parameters
+    ----------
+    host, port : where undrift serves.
+    connections : requests in flight at once.
+    """
+
+    def __init__(self, host: str, port: int, *, connections: int = 4) -> None:
+        self._clients = [Client(host, port) for _ in range(connections)]
+        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="world")
+        self.sent = 0
+        self.requests = 0
+
+    def play(self, model: str, day: Day) -> None:
+        """Send one day in the order in which things became known, then the watermark of its end."""
+        pending: list[dict[str, Any]] = []
+        arrived: list[dict[str, Any]] = []
+        for number, slot in enumerate(_slots(day)):
+            for source, rows in slot.reports.items():
+                if source == "arrivals":
+                    arrived += rows
+                else:
+                    self._send([(f"/v1/sources/{source}", {"rows": rows}, "")])
+            self._send(
+                [
+                    (f"/v1/models/{model}:predict", {"instances": part}, f"{part[0]['flight_id']}-r")
+                    for part in _parts(slot.asked)
+                ]
+            )
+            self.sent += len(slot.asked)
+            pending += slot.outcomes
+            if number % LATE_SLOTS == LATE_SLOTS - 1:
+                self._outcomes(model, pending, arrived)
+                pending, arrived = [], []
+        self._outcomes(model, pending, arrived)
+        end = day.start + timedelta(days=1)
+        self._send([("/v1/watermark", {"event_time": to_micros(end)}, "")])
+
+    def _outcomes(self, model: str, labels: list[dict[str, Any]], arrived: list[dict[str, Any]]) -> None:
+        if labels:
+            self._send([(f"/v1/models/{model}/labels", {"labels": labels}, "")])
+        if arrived:
+            self._send([("/v1/sources/arrivals", {"rows": arrived}, "")])
+
+    def _send(self, requests: Sequence[tuple[str, Any, str]]) -> None:
+        self.requests += len(requests)
+        if len(requests) == 1:
+            self._clients[0].post(*requests[0])
+            return
+        lanes: list[list[tuple[str, Any, str]]] = [[] for _ in self._clients]
+        for place, request in enumerate(requests):
+            lanes[place % len(lanes)].append(request)
+
+        def run(client: Client, lane: list[tuple[str, Any, str]]) -> None:
+            for request in lane:
+                client.post(*request)
+
+        for future in [self._pool.submit(run, c, lane) for c, lane in zip(self._clients, lanes, strict=True) if lane]:
+            future.result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        for client in self._clients:
+            client.close()
+
+
+def _parts(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    for place in range(0, len(rows), BATCH):
+        yield rows[place : place + BATCH]
+
+
+def _slots(day: Day) -> Iterator[Day]:
+    """The day cut at half past each hour (the first and last slot are half as long)."""
+    cuts = [day.start + SLOT_OFFSET + SLOT * i for i in range(24)]
+    edges = [day.start, *cuts, day.start + timedelta(days=1)]
+    for begin, end in zip(edges, edges[1:], strict=False):
+        low, high = to_micros(begin), to_micros(end)
+        yield Day(
+            begin,
+            [row for row in day.asked if low <= row["prediction_time"] < high],
+            [row for row in day.outcomes if low <= row["event_time"] < high],
+            {
+                source: chosen
+                for source, rows in day.reports.items()
+                if (chosen := [row for row in rows if low <= row["known_at"] < high])
+            },
+        )
+
+
+def split_days(table: pa.Table, time: str, start: datetime, end: datetime) -> dict[datetime, list[dict[str, Any]]]:
+    """Rows by the UTC day of a time column, as plain rows with times in microseconds since 1970."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = {
+        name: table[name].cast(pa.int64()) if pa.types.is_timestamp(table[name].type) else table[name]
+        for name in table.column_names
+    }
+    table = pa.table(columns).sort_by([(time, "ascending")])
+    days: dict[datetime, list[dict[str, Any]]] = {}
+    day = start
+    while day < end:
+        low, high = to_micros(day), to_micros(day + timedelta(days=1))
+        rows = table.filter(pc.and_(pc.greater_equal(table[time], low), pc.less(table[time], high)))
+        days[day] = rows.to_pylist()
+        day += timedelta(days=1)
+    return days

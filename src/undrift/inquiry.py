@@ -1,0 +1,202 @@
+"""The verbs that tell and change nothing: status, history, what was live when, and why a prediction came out so.
+
+Each returns plain values that the command line, the API and notebooks render; what they say comes from the event log
+and the lake alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from undrift.errors import NotFoundError
+from undrift.event import Event
+from undrift.ids import from_micros
+from undrift.project import Project
+
+__all__ = ["history", "live_at", "serving", "status", "why"]
+
+
+def serving(project: Project) -> list[dict[str, Any]]:
+    """The server processes that are alive and which routing epoch each has taken, from the files they write."""
+    folder = project.settings.path(project.settings.stores.spool).parent / "serve"
+    alive = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            row = json.loads(file.read_text(encoding="utf-8"))
+            os.kill(int(row["pid"]), 0)
+        except (OSError, ValueError, KeyError):
+            continue
+        alive.append(row)
+    return alive
+
+
+def status(project: Project) -> dict[str, Any]:
+    """Where everything stands: per model its champion, rollout, incidents and retraining; servers; the worker.
+
+    Returns
+    -------
+    dict with keys ``project``, ``now``, ``models``, ``serving``, ``work``.
+    """
+    journal = project.journal
+    rollouts = journal.items("rollout")
+    incidents = journal.items("incident")
+    models = {}
+    for name, model in sorted(project.declarations.models.items()):
+        route = project.route(name)
+        applied = journal.get("model", name)
+        running = [
+            {**r, "id": key}
+            for key, r in rollouts.items()
+            if r.get("model") == name and r.get("status") in ("running", "paused")
+        ]
+        opened = [i for i in incidents.values() if i.get("model") == name and i.get("state") != "resolved"]
+        models[name] = {
+            "task": model.task,
+            "applied": None if applied is None else applied["hash"] == model.hash,
+            "champion": None if route is None else route.get("champion_version"),
+            "revision": None if route is None else route.get("champion"),
+            "versions": len(project.versions(name)),
+            "rollout": running[0] if running else None,
+            "incidents": opened,
+            "retrain": journal.get("retrain", name),
+        }
+    return {
+        "project": project.settings.project.name,
+        "now": project.now().now().isoformat(),
+        "models": models,
+        "serving": serving(project),
+        "work": {
+            "watermark": _moment(journal.get_setting("watermark")),
+            "ticked": _moment(journal.get_setting("ticked")),
+            "jobs": project.jobs.counts(),
+        },
+    }
+
+
+def _moment(micros: int | None) -> str | None:
+    return None if micros is None else from_micros(micros).isoformat()
+
+
+def history(
+    project: Project, *, subject: str = "", kinds: Sequence[str] = (), until: datetime | None = None, limit: int = 100
+) -> list[Event]:
+    """The last events, the oldest first: who did what, when and why.
+
+    Parameters
+    ----------
+    subject : ``model:flights`` or ``rollout:...``; a bare model name stands for all events about the model.
+    until : only events whose event time is not later.
+    """
+    model = subject.removeprefix("model:")
+    rows: Iterable[Event] = project.journal.events(kinds=tuple(kinds), until=until)
+    if subject:
+        rows = (e for e in rows if e.subject in (subject, f"model:{model}") or e.payload.get("model") == model)
+    return list(rows)[-limit:]
+
+
+def live_at(project: Project, at: datetime) -> dict[str, dict[str, Any]]:
+    """What answered at a past moment: per model the champion, the candidate and its weight, and since when.
+
+    Replays the reducers of the route projection over the events up to that moment.
+    """
+    reducers = [r for r in project.journal.reducers if r.name == "route"]
+    state: dict[str, dict[str, Any]] = {}
+    for event in project.journal.events(until=at):
+        for reducer in reducers:
+            if event.kind not in reducer.kinds:
+                continue
+            for key in reducer.keys(event):
+                new = reducer.apply(state.get(key), event, key)
+                if new is None:
+                    state.pop(key, None)
+                else:
+                    state[key] = {**new, "since": event.at.isoformat(), "by": event.actor, "why": event.why}
+    return state
+
+
+def why(project: Project, request_id: str, *, model: str = "") -> dict[str, Any]:
+    """Everything known about one answered prediction.
+
+    Parameters
+    ----------
+    request_id : the id of a prediction, or of the request it came in (then the first row of it).
+
+    Returns
+    -------
+    dict with the inputs, the features with their age, the version and variant, the prediction, the contract findings,
+    and the outcome if there is one.
+
+    Raises
+    ------
+    NotFoundError : no such id in the lake (yet: what was answered in the last seconds may still be in the spool).
+    """
+    names = [model] if model else sorted(project.declarations.models)
+    for name in names:
+        for column in ("prediction_id", "request_id"):
+            table = project.lake.scan(f"predictions_{name}", where=[(column, "=", request_id)])
+            if table is not None and table.num_rows:
+                return _explain(project, name, table.slice(0, 1).to_pylist()[0])
+    raise NotFoundError(
+        f"no captured prediction has the id {request_id!r} (looked at: {', '.join(names)}).",
+        hint="What was answered seconds ago may still be in the spool: is `undrift work` running?",
+    )
+
+
+def _explain(project: Project, model: str, row: dict[str, Any]) -> dict[str, Any]:
+    labels = project.lake.scan(f"labels_{model}", where=[("prediction_id", "=", row["prediction_id"])])
+    outcome = None
+    if labels is not None and labels.num_rows:
+        last = max(labels.to_pylist(), key=lambda found: (found["event_time"], found["received_at"]))
+        value = last["label"] if last["label"] is not None else last["value"]
+        outcome = {"label": value, "at": last["event_time"].isoformat()}
+    taken: datetime = row["event_time"]
+    version = project.version(model, revision=row["revision"])
+    manifest = project.manifest(row["revision"])
+    ages = {view: None if at is None else _span(taken - at) for view, at in (row.get("feature_times") or {}).items()}
+    view_of = {f.name: view.name for view in manifest.interface.views for f in view.outputs}
+    features = {
+        name: {
+            "value": value,
+            "view": view_of.get(name, "computed from the request"),
+            "age": ages.get(view_of.get(name, "")),
+        }
+        for name, value in (row.get("features") or {}).items()
+    }
+    return {
+        "id": row["prediction_id"],
+        "request_id": row["request_id"],
+        "model": model,
+        "at": taken.isoformat(),
+        "unit": row["unit"],
+        "version": row["version"],
+        "revision": row["revision"],
+        "variant": row["variant"],
+        "propensity": row["propensity"],
+        "registered": {
+            "at": version["at"],
+            "by": version["actor"],
+            "source": version["source"],
+            "run": version["run_id"],
+        },
+        "inputs": row["inputs"],
+        "features": features,
+        "score": row["score"],
+        "threshold": manifest.interface.threshold if manifest.interface.task == "binary" else None,
+        "prediction": row["prediction"],
+        "violations": row["violations"] or [],
+        "latency_us": row["latency_us"],
+        "error": row["error"],
+        "outcome": outcome,
+    }
+
+
+def _span(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if abs(seconds) >= size:
+            return f"{seconds / size:.1f}{unit}"
+    return f"{seconds}s"

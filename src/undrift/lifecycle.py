@@ -1,0 +1,408 @@
+"""The verbs that make versions and let declarations take effect: plan, apply, train, adopt, gate, score, retrain.
+
+Each reads declarations and state, lets the room concerned decide, and records the outcome in the event log. Traffic is
+given and taken in releases.py; what a retrain job does stands in retrain.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from undrift.assembly import fill_sources, read_table, with_features
+from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare
+from undrift.data.inspect import check
+from undrift.declarations import Model, differences, resolve_function
+from undrift.deploy.predictor import load
+from undrift.develop.rows import table_columns
+from undrift.errors import DataError, DeclarationError
+from undrift.event import Draft, Event
+from undrift.finding import Report, Verdict
+from undrift.ids import content_hash, duration
+from undrift.project import FEEDS, Project
+from undrift.state.jobs import JobDraft
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Trained", "adopt", "apply", "gate", "plan", "retrain", "score", "train"]
+
+Say = Callable[[str], None]
+
+
+class Trained(msgspec.Struct, frozen=True, kw_only=True):
+    """What training or adopting gave.
+
+    ``version`` is None when the gate said FAIL or ERROR: then nothing was registered. INCONCLUSIVE is registered, but
+    gets no traffic unless a person overrules it.
+    """
+
+    model: str
+    version: int | None
+    revision: str
+    report: Report
+    inspection: Report
+    rows: int
+    quarantined: int
+    metrics: dict[str, float]
+    run_id: str
+    dataset: str
+    compiled: dict[str, Any]
+    seconds: float
+    problem: str = ""
+
+
+def plan(project: Project) -> dict[str, tuple[str, ...]]:
+    """What `apply` would change, per model one line per value; an empty tuple where nothing would."""
+    changes = {}
+    for name, model in sorted(project.declarations.models.items()):
+        applied = project.journal.get("model", name)
+        changes[name] = differences(None if applied is None else applied["declared"], model.declared())
+    return changes
+
+
+def apply(project: Project, *, actor: str, why: str = "") -> list[Event]:
+    """Let declarations take effect: record those that changed, load the histories of sources, publish routes."""
+    at = project.now().now()
+    drafts = _feeds(project, actor)
+    for name, lines in plan(project).items():
+        if not lines:
+            continue
+        model = project.declarations.models[name]
+        first = project.journal.get("model", name) is None
+        drafts.append(
+            Draft(
+                kind="declaration.applied",
+                subject=f"model:{name}",
+                at=at,
+                actor=actor,
+                why=why or ("first declaration" if first else f"{len(lines)} value(s) changed"),
+                payload={
+                    "model": name,
+                    "declared": model.declared(),
+                    "interface": msgspec.to_builtins(model.interface()),
+                    "hash": model.hash,
+                    "changes": list(lines),
+                },
+            )
+        )
+    events = project.journal.record(drafts) if drafts else []
+    fill_sources(project)
+    project.publish_routes()
+    return events
+
+
+def _feeds(project: Project, actor: str) -> list[Draft]:
+    """The event that says which sources are declared, if that changed."""
+    declared = {
+        "sources": msgspec.to_builtins(project.declarations.sources),
+        "histories": project.declarations.histories,
+    }
+    known = project.journal.get("sources", "all")
+    if (known or {}).get("hash") == content_hash(declared) or (known is None and not project.declarations.sources):
+        return []
+    payload = {**declared, "hash": content_hash(declared)}
+    names = ", ".join(sorted(project.declarations.sources)) or "none"
+    at = project.now().now()
+    return [
+        Draft(kind="declaration.applied", subject=FEEDS, at=at, actor=actor, why=f"sources: {names}", payload=payload)
+    ]
+
+
+def _ensure_applied(project: Project, model: Model, actor: str) -> None:
+    """Training with a declaration that was never applied would leave no record of what was wanted: apply it."""
+    current = project.journal.get("model", model.name)
+    if current is None or current["hash"] != model.hash or _feeds(project, actor):
+        apply(project, actor=actor, why="applied by the command that needed it")
+    else:
+        fill_sources(project)
+
+
+def transform_code(project: Project, model: Model) -> dict[str, str]:
+    """The source text of the modules that a model's transforms name."""
+    modules = {transform.function.partition(":")[0] for transform in model.transforms}
+    code = {}
+    for name in sorted(modules):
+        file = project.root / f"{name}.py"
+        try:
+            code[name] = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DeclarationError(
+                f"a transform names the module {name!r}, but {file} cannot be read: {error}."
+            ) from error
+    return code
+
+
+def train(
+    project: Project, model: str = "", *, actor: str, why: str = "", source: str = "train", say: Say = lambda line: None
+) -> Trained:
+    """Train a version on the declared data, judge it by the gate, and register it unless it fails.
+
+    Parameters
+    ----------
+    say : takes one line per stage, for progress.
+
+    Raises
+    ------
+    DataError, ContractError : the data cannot be trained on.
+    DeclarationError : the training function raises or returns no estimator.
+    """
+    from undrift.develop import training  # scikit-learn and friends, only when something is trained
+
+    begun = time.monotonic()
+    declared = project.model(model)
+    if not declared.data or not declared.train:
+        what = "data" if not declared.data else "train"
+        raise DeclarationError(
+            f"model {declared.name!r} declares no `{what}`, so it cannot be trained.",
+            hint="An adopted model gets new versions by `undrift adopt`.",
+        )
+    _ensure_applied(project, declared, actor)
+    say("reading data")
+    prepared = prepare(project, declared, read_table(project.root, declared.data), actor=actor)
+    say(f"{prepared.rows:,} rows keep the contract, {prepared.quarantined:,} go to quarantine")
+    function = resolve_function(project.root, declared.train, what=f"train of model {declared.name!r}")
+    baseline = (
+        resolve_function(project.root, declared.baseline, what=f"baseline of model {declared.name!r}")
+        if declared.baseline
+        else None
+    )
+    done = training.train(
+        declared.interface(classes_of(declared, prepared.table)),
+        function,
+        prepared.table,
+        artifacts=project.artifacts,
+        trust=project.settings.trust,
+        baseline=baseline,
+        folds=declared.folds,
+        holdout=declared.holdout,
+        gap=duration(declared.maturity) if declared.time else duration(0),
+        tracking=project.tracking,
+        dataset=prepared.dataset,
+        dataset_hash=prepared.dataset_hash,
+        code=transform_code(project, declared),
+        root=project.root,
+        say=say,
+    )
+    say("judging")
+    report = judge_by_gate(
+        project,
+        declared,
+        done.candidate,
+        done.manifest,
+        done.bundle,
+        prepared.base,
+        done.rival,
+        subject=f"{declared.name} {done.revision}",
+    )
+    version = _register(
+        project,
+        declared.name,
+        prepared.draft,
+        report,
+        {"revision": done.revision, "bundle": done.bundle, "run_id": done.run_id},
+        prepared.dataset,
+        done.metrics,
+        actor,
+        source,
+        why,
+    )
+    return Trained(
+        model=declared.name,
+        version=version,
+        revision=done.revision,
+        report=report,
+        inspection=prepared.inspection,
+        rows=prepared.rows,
+        quarantined=prepared.quarantined,
+        metrics=done.metrics,
+        run_id=done.run_id,
+        dataset=prepared.dataset,
+        compiled=done.compiled,
+        seconds=time.monotonic() - begun,
+        problem=done.problem,
+    )
+
+
+def _register(
+    project: Project,
+    model: str,
+    dataset_draft: Draft | None,
+    report: Report,
+    made: dict[str, str],
+    dataset_label: str,
+    metrics: dict[str, float],
+    actor: str,
+    source: str,
+    why: str,
+) -> int | None:
+    judged = Draft(
+        kind="gate.judged",
+        subject=f"model:{model}",
+        at=project.now().now(),
+        actor=actor,
+        why=f"{made['revision']}: {report.verdict.name}",
+        payload={
+            "model": model,
+            "revision": made["revision"],
+            "report": msgspec.to_builtins(report),
+            "metrics": metrics,
+        },
+    )
+    drafts = [draft for draft in (dataset_draft, judged) if draft is not None]
+    if report.verdict > Verdict.INCONCLUSIVE:
+        project.journal.record(drafts)
+        return None
+    version = draft_of_version(
+        project,
+        model,
+        revision=made["revision"],
+        bundle=made["bundle"],
+        run_id=made["run_id"],
+        dataset_label=dataset_label,
+        metrics=metrics,
+        report=report,
+        actor=actor,
+        source=source,
+        why=why,
+    )
+    expect = {("version", f"{model}/{version.payload['version']:06d}"): None}
+    stored = project.journal.record([*drafts, version], expect=expect)[-1]
+    mirror_version(project, version)
+    number: int = stored.payload["version"]
+    return number
+
+
+def adopt(
+    project: Project, path: str, example: pa.Table | Path, *, model: str = "", actor: str, why: str = ""
+) -> Trained:
+    """Register an existing model (a file, an MLflow model folder, ``models:/NAME@ALIAS``) as a version.
+
+    Parameters
+    ----------
+    example : rows as requests will send them, with labels if there are any.
+
+    Raises
+    ------
+    UntrustedModelError : opening the format can run code and the settings do not allow it.
+    """
+    from undrift.develop import adoption
+
+    begun = time.monotonic()
+    declared = project.model(model)
+    _ensure_applied(project, declared, actor)
+    rows = read_table(project.root, str(example)) if isinstance(example, Path) else example
+    interface = declared.interface(classes_of(declared, rows) if declared.label in rows.column_names else ())
+    checked = check(rows, msgspec.structs.replace(interface.contract, unknown="ignore"))
+    done = adoption.adopt(
+        path,
+        checked.accepted,
+        name=declared.name,
+        artifacts=project.artifacts,
+        trust=project.settings.trust,
+        label=declared.label,
+        interface=interface,
+        registry=project.registry if path.startswith("models:/") else None,
+    )
+    metrics: dict[str, float] = {}
+    baseline = None
+    if done.labelled:
+        from undrift.develop.performance import metric_values
+
+        metrics = metric_values(done.scored)
+        base = tuple(name for name in done.scored.table.column_names)
+        report = judge_by_gate(
+            project,
+            declared,
+            done.scored,
+            done.manifest,
+            done.bundle,
+            base,
+            baseline,
+            subject=f"{declared.name} {done.revision}",
+        )
+    else:
+        report = Report(title="gate", subject=f"{declared.name} {done.revision}", at=project.now().now())
+    made = {"revision": done.revision, "bundle": done.bundle, "run_id": ""}
+    version = _register(project, declared.name, None, report, made, "", metrics, actor, "adopt", why)
+    return Trained(
+        model=declared.name,
+        version=version,
+        revision=done.revision,
+        report=report,
+        inspection=checked.report,
+        rows=checked.accepted.num_rows,
+        quarantined=checked.quarantined.num_rows,
+        metrics=metrics,
+        run_id="",
+        dataset="",
+        compiled=done.manifest.compiled,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def gate(project: Project, model: str = "", version: int | None = None) -> Report:
+    """The recorded gate report of a version (the newest if none is named)."""
+    row = project.version(project.model(model).name, version)
+    return msgspec.convert(row["gate"], Report)
+
+
+def score(project: Project, table: pa.Table, model: str = "", version: int | None = None) -> pa.Table:
+    """Batch inference on this machine: the rows with ``prediction``, ``score`` and, for many classes, ``scores``.
+
+    The champion answers unless a version is named. Rows that break the contract are not scored: they come back with
+    nulls and the reason in ``reason``.
+
+    Raises
+    ------
+    DataError : no row keeps the contract.
+    """
+    import pyarrow as pa
+
+    declared = project.model(model)
+    route = project.route(declared.name)
+    if version is None and route is not None and route["champion"]:
+        row = project.version(declared.name, revision=route["champion"])
+    else:
+        row = project.version(declared.name, version)
+    folder = project.artifacts.get(row["bundle"])
+    predictor = load(folder, project.settings.trust)
+    interface = predictor.manifest.interface
+    numbered = table.append_column("__row", pa.array(range(table.num_rows), pa.int64()))
+    checked = check(numbered, msgspec.structs.replace(interface.contract, unknown="ignore"))
+    if checked.accepted.num_rows == 0:
+        raise DataError(f"none of {table.num_rows} rows keeps the contract.", hint=checked.report.to_text())
+    full = with_features(project, interface, checked.accepted, bundle=folder)
+    out = predictor.predict(table_columns(interface.inputs, full))
+    scored = pa.table({"__row": full["__row"], "score": pa.array(out.score, pa.float64())})
+    scored = scored.append_column("prediction", pa.array(out.label if out.label is not None else out.score))
+    if out.scores is not None:
+        scored = scored.append_column("scores", pa.array(out.scores, pa.list_(pa.float64())))
+    refused = checked.quarantined.select(["__row", "reason"])
+    joined = numbered.join(scored, "__row").join(refused, "__row").sort_by("__row")
+    return joined.drop_columns(["__row"])
+
+
+def retrain(project: Project, model: str = "", *, actor: str, why: str) -> str:
+    """Ask the worker for a challenger trained on fresh data; returns the key of the job."""
+    declared = project.model(model)
+    if declared.retrain is None:
+        raise DeclarationError(f"model {declared.name!r} declares no `retrain`.")
+    at = project.now().now()
+    key = f"retrain:{declared.name}:{at.isoformat()}"
+    requested = Draft(
+        kind="retrain.requested",
+        subject=f"model:{declared.name}",
+        at=at,
+        actor=actor,
+        why=why,
+        payload={"model": declared.name, "by": actor},
+        key=f"{key}:requested",
+    )
+    payload = {"model": declared.name, "at": at.isoformat(), "why": why}
+    project.journal.record([requested], jobs=[JobDraft(kind="retrain", key=key, payload=payload)])
+    return key

@@ -1,0 +1,277 @@
+"""A project: settings, state and declarations wired together; the only place that does.
+
+Opening one reads undrift.toml and the declarations; stores are opened on first use. The verbs that change things
+stand in lifecycle.py, the ones that tell in inquiry.py, the worker in work.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from undrift import settings as settings_module
+from undrift.data.features import Source
+from undrift.declarations import Declarations, Model, load_declarations
+from undrift.deploy.router import RoutingTable
+from undrift.deploy.routes import ROUTE_REDUCERS, build_table, publish
+from undrift.develop.bundle import Manifest, read_manifest
+from undrift.errors import MissingExtraError, NotFoundError, StateError
+from undrift.event import Event
+from undrift.ids import Clock, FixedClock, SystemClock, from_micros
+from undrift.improve.triggers import RETRAIN_REDUCERS
+from undrift.monitor.alerts import INCIDENT_REDUCERS
+from undrift.plugins import resolve
+from undrift.settings import Settings
+from undrift.state.jobs import Jobs
+from undrift.state.journal import Journal, Reducer
+from undrift.state.ports import Artifacts, Lake, Online, Store
+
+__all__ = ["Project", "open_project"]
+
+FEEDS = "sources:all"
+"""Subject of the events that say which sources are declared."""
+_log = logging.getLogger("undrift")
+
+
+def _model_name(event: Event) -> Iterable[str]:
+    kind, _, name = event.subject.partition(":")
+    return (name,) if kind == "model" else ()
+
+
+def _feeds(event: Event) -> Iterable[str]:
+    return ("all",) if event.subject == FEEDS else ()
+
+
+def _apply_declaration(old: dict[str, Any] | None, event: Event, key: str) -> dict[str, Any]:
+    return {**event.payload, "at": event.at.isoformat(), "actor": event.actor}
+
+
+def _version_key(event: Event) -> Iterable[str]:
+    return (f"{event.payload['model']}/{event.payload['version']:06d}",)
+
+
+def _apply_version(old: dict[str, Any] | None, event: Event, key: str) -> dict[str, Any]:
+    return {**event.payload, "at": event.at.isoformat(), "actor": event.actor}
+
+
+def _dataset_key(event: Event) -> Iterable[str]:
+    return (f"{event.payload['name']}@{event.payload['version']}",)
+
+
+REDUCERS: tuple[Reducer, ...] = (
+    Reducer("model", frozenset({"declaration.applied"}), _model_name, _apply_declaration),
+    Reducer("sources", frozenset({"declaration.applied"}), _feeds, _apply_declaration),
+    Reducer("version", frozenset({"version.registered"}), _version_key, _apply_version),
+    Reducer("dataset", frozenset({"dataset.recorded"}), _dataset_key, _apply_version),
+    *ROUTE_REDUCERS,
+    *INCIDENT_REDUCERS,
+    *RETRAIN_REDUCERS,
+)
+
+
+class Project:
+    """One project, open.
+
+    Parameters
+    ----------
+    settings : where things are.
+    clock : the wall clock (leases, record times); the machine's if left out.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock: Clock = clock or SystemClock()
+        self.root = Path(settings.root)
+        self._manifests: dict[str, Manifest] = {}
+        self._followed: tuple[Any, ...] | None = None
+
+    # -- state, opened on first use -------------------------------------------------------------------------------
+
+    @cached_property
+    def store(self) -> Store:
+        return self._open("journal", self.settings.stores.journal)  # type: ignore[no-any-return]
+
+    @cached_property
+    def journal(self) -> Journal:
+        return Journal(self.store, self.clock, REDUCERS)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        return Jobs(self.store, self.clock)
+
+    @cached_property
+    def lake(self) -> Lake:
+        return self._open("lake", self.settings.stores.lake)  # type: ignore[no-any-return]
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        return self._open("artifacts", self.settings.stores.artifacts)  # type: ignore[no-any-return]
+
+    @cached_property
+    def online(self) -> Online:
+        return self._open("online", self.settings.stores.online)  # type: ignore[no-any-return]
+
+    @cached_property
+    def tracking(self) -> Any:
+        return self._open("tracking", self.settings.stores.tracking)
+
+    @cached_property
+    def registry(self) -> Any:
+        return resolve("registry", "mlflow")(self.tracking)
+
+    def mirror_champion(self, model: str, version: int) -> None:
+        """Let MLflow's alias `champion` follow the log, which is the truth; that MLflow is away delays nothing."""
+        try:
+            self.registry.set_alias(model, "champion", version)
+        except (StateError, NotFoundError, MissingExtraError) as error:
+            self.note(str(error))
+
+    def note(self, line: str) -> None:
+        """Something worth a line in a log, but no reason to stop."""
+        _log.warning("%s", line)
+
+    @cached_property
+    def declarations(self) -> Declarations:
+        return load_declarations(self.root, self.settings.project.declarations)
+
+    def follow(self) -> bool:
+        """Go by the declarations that were applied last, as the log has them, not by the module; True if they changed.
+
+        The worker does: what people are still writing must not take effect before `apply` records it.
+        """
+        rows, feeds = self.journal.items("model"), self.journal.get("sources", "all") or {}
+        mark = (feeds.get("hash"), *((name, row["hash"]) for name, row in sorted(rows.items())))
+        if self._followed == mark:
+            return False
+        self._followed = mark
+        self.__dict__["declarations"] = Declarations(
+            models={name: msgspec.convert(row["declared"], Model) for name, row in rows.items()},
+            sources=msgspec.convert(feeds.get("sources", {}), dict[str, Source]),
+            histories=feeds.get("histories", {}),
+        )
+        return True
+
+    def _open(self, port: str, url: str) -> Any:
+        scheme = url.split(":", 1)[0] if ":" in url else "file"
+        backend: Callable[[str], Any] = resolve(port, scheme)
+        local = scheme in ("file", "sqlite")
+        where = str(self.settings.path(url)) if local else url
+        if local:
+            Path(where).parent.mkdir(parents=True, exist_ok=True)
+        return backend(where)
+
+    def close(self) -> None:
+        """Close the stores that were opened."""
+        if "store" in self.__dict__:
+            self.store.close()
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what is so -----------------------------------------------------------------------------------------------
+
+    def now(self) -> Clock:
+        """The clock that judges: the watermark of the events in event time, else the wall clock."""
+        if self.settings.time.mode == "wall":
+            return self.clock
+        watermark = self.journal.get_setting("watermark")
+        return FixedClock(from_micros(watermark)) if watermark is not None else self.clock
+
+    def model(self, name: str = "") -> Model:
+        """A declared model, by name, or the only one."""
+        return self.declarations.model(name)
+
+    def versions(self, model: str) -> list[dict[str, Any]]:
+        """All registered versions of a model, the oldest first."""
+        rows = self.journal.items("version")
+        return [value for key, value in sorted(rows.items()) if value["model"] == model]
+
+    def version(self, model: str, version: int | None = None, *, revision: str = "") -> dict[str, Any]:
+        """One registered version: by number, by revision, or the newest.
+
+        Raises
+        ------
+        NotFoundError : there is none; names those there are.
+        """
+        found = self.versions(model)
+        for row in reversed(found):
+            if (version is None and not revision) or row["version"] == version or row["revision"] == revision:
+                return row
+        known = ", ".join(str(row["version"]) for row in found) or "none yet"
+        wanted = f"revision {revision}" if revision else f"version {version}" if version is not None else "version"
+        raise NotFoundError(
+            f"model {model!r} has no {wanted}; registered: {known}.",
+            hint="`undrift train` and `undrift adopt` register versions.",
+        )
+
+    def route(self, model: str) -> dict[str, Any] | None:
+        """The route projection of a model, or None while it has no champion."""
+        return self.journal.get("route", model)
+
+    def manifest(self, revision: str) -> Manifest:
+        """The manifest of a revision's bundle (read once, hashes checked)."""
+        if revision not in self._manifests:
+            rows = self.journal.items("version")
+            bundle = next((row["bundle"] for row in rows.values() if row["revision"] == revision), None)
+            if bundle is None:
+                raise NotFoundError(f"no version is registered for revision {revision!r}.")
+            self._manifests[revision] = read_manifest(self.artifacts.get(bundle))
+        return self._manifests[revision]
+
+    def bundle_path(self, revision: str) -> Path:
+        """The folder of a revision's bundle."""
+        rows = self.journal.items("version")
+        for row in rows.values():
+            if row["revision"] == revision:
+                return self.artifacts.get(row["bundle"])
+        raise NotFoundError(f"no version is registered for revision {revision!r}.")
+
+    # -- what servers see -----------------------------------------------------------------------------------------
+
+    @property
+    def routing_path(self) -> Path:
+        return self.settings.path(self.settings.stores.routing)
+
+    def publish_routes(self) -> RoutingTable:
+        """Write the routing table that follows from the event log, if it changed."""
+        views = {view.name: view for model in self.declarations.models.values() for view in model.views}
+        for route in self.journal.items("route").values():
+            for revision in (route.get("champion"), route.get("candidate")):
+                if revision:
+                    for view in self.manifest(revision).interface.views:
+                        views.setdefault(view.name, view)
+        table = build_table(
+            self.journal, self.artifacts, tuple(self.declarations.sources.values()), tuple(views.values())
+        )
+        publish(table, self.routing_path)
+        return table
+
+    def describe(self) -> dict[str, Any]:
+        """The declared models and sources as plain values."""
+        built: dict[str, Any] = msgspec.to_builtins(
+            {
+                "models": {name: model.declared() for name, model in self.declarations.models.items()},
+                "sources": self.declarations.sources,
+            }
+        )
+        return built
+
+
+def open_project(path: str | Path = ".", *, clock: Clock | None = None) -> Project:
+    """Open the project whose undrift.toml is in, or above, a folder.
+
+    Raises
+    ------
+    SettingsError : there is none, or it says something that cannot be followed.
+    """
+    start = Path(path)
+    file = start if start.is_file() else settings_module.find(start)
+    return Project(settings_module.load(file), clock=clock)

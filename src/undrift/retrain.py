@@ -1,0 +1,113 @@
+"""A retrain: fresh labelled rows, a challenger, the gate against the champion on the same fresh rows, then a rollout.
+
+A challenger that is not better is refused and logged; one that passes starts its declared rollout and gets no traffic
+before that judges it. Whether to retrain at all was decided in improve/triggers.py.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare
+from undrift.data.outcomes import outcomes
+from undrift.declarations import Model, resolve_function
+from undrift.deploy.routes import running
+from undrift.errors import DataError
+from undrift.event import Draft
+from undrift.finding import Verdict
+from undrift.ids import duration
+from undrift.improve.retraining import Fresh, fresh_rows, training_window
+from undrift.improve.triggers import finished
+from undrift.lifecycle import transform_code
+from undrift.monitor.alerts import spoiled_windows
+from undrift.project import Project
+from undrift.releases import start_rollout
+
+__all__ = ["run_retrain"]
+
+
+def run_retrain(project: Project, name: str, at: datetime, *, why: str) -> list[str]:
+    """Do the retrain job asked for at a moment; one line per thing worth telling. Done once, it does nothing again."""
+    if project.journal.find(f"{name}|retrain.finished|{at.isoformat()}") is not None:
+        return []
+    model = project.model(name)
+    assert model.retrain is not None, "a retrain job exists only for models that declare it"
+    window = training_window(model.retrain, at)
+    rows = outcomes(project.lake, name, window.start, window.end, at)
+    spoiled = spoiled_windows(project.journal.items("incident"), name, at, kinds=model.retrain.refuse_while)
+    fresh = fresh_rows(model.retrain, model.interface(), rows, at, spoiled=spoiled)
+    if not fresh.enough:
+        text = f"not trained: {fresh.why}, {model.retrain.minimum_rows} are needed"
+        return _record(project, [finished(name, False, at, text)])
+    try:
+        return _challenge(project, model, fresh, at, why)
+    except DataError as error:
+        return _record(project, [finished(name, False, at, f"not trained: {error.message}")])
+
+
+def _challenge(project: Project, model: Model, fresh: Fresh, at: datetime, why: str) -> list[str]:
+    from undrift.develop import training  # scikit-learn and friends, only when something is trained
+
+    name = model.name
+    prepared = prepare(project, model, fresh.table, actor="work", name=f"{name}_fresh")
+    done = training.train(
+        model.interface(classes_of(model, prepared.table)),
+        resolve_function(project.root, model.train, what=f"train of model {name!r}"),
+        prepared.table,
+        artifacts=project.artifacts,
+        trust=project.settings.trust,
+        folds=0,
+        holdout=model.holdout,
+        gap=duration(model.maturity),
+        tracking=project.tracking,
+        dataset=prepared.dataset,
+        dataset_hash=prepared.dataset_hash,
+        code=transform_code(project, model),
+        root=project.root,
+        params={"asked_by": why},
+    )
+    report = judge_by_gate(
+        project,
+        model,
+        done.candidate,
+        done.manifest,
+        done.bundle,
+        prepared.base,
+        None,
+        subject=f"{name} {done.revision}",
+    )
+    if report.verdict is not Verdict.PASS:
+        worst = report.worse_than(Verdict.PASS)
+        reason = worst[0].why if worst else "nothing could be judged"
+        text = f"challenger refused, the champion stays: {reason} ({fresh.why})"
+        return _record(project, [prepared.draft, finished(name, False, at, text, report=report)])
+    version = draft_of_version(
+        project,
+        name,
+        revision=done.revision,
+        bundle=done.bundle,
+        run_id=done.run_id,
+        dataset_label=prepared.dataset,
+        metrics=done.metrics,
+        report=report,
+        actor="work",
+        source="retrain",
+        why=f"challenger trained because {why}; {report.findings[0].why}",
+    )
+    number = version.payload["version"]
+    text = f"challenger is version {number}: {report.findings[0].why} ({fresh.why})"
+    drafts = [prepared.draft, version, finished(name, True, at, text, version=number, report=report)]
+    if not any(state.model == name for state in running(project.journal)):
+        drafts += start_rollout(
+            project, model, version.payload, actor="work", why=f"version {number} was trained because {why}", at=at
+        ).drafts
+    expect = {("version", f"{name}/{number:06d}"): None, ("route", name): project.journal.seq_of("route", name)}
+    lines = _record(project, drafts, expect=expect)
+    mirror_version(project, version)
+    return lines
+
+
+def _record(project: Project, drafts: list[Draft], **how: Any) -> list[str]:
+    project.journal.record(drafts, **how)
+    return [f"{draft.at:%Y-%m-%d %H:%M} {draft.kind}: {draft.why}" for draft in drafts]

@@ -1,0 +1,1 @@
+def shadow_evidence(*a): raise NotImplementedError

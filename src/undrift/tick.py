@@ -1,0 +1,225 @@
+"""One tick: features materialised, then for each model its monitors, its rollout and its retrain trigger judged.
+
+All a model's decisions of a tick are recorded in one transaction with the event `tick.judged`, whose key is the tick:
+a tick that runs again after a crash finds it and does nothing. What is judged stands in monitor/, deploy/ and improve/;
+here the evidence is fetched and the decisions are written down.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from undrift.assembly import materialise_views
+from undrift.data.outcomes import outcomes
+from undrift.data.profile import ColumnProfile
+from undrift.declarations import Model
+from undrift.deploy.evidence import collect
+from undrift.deploy.judge import judge_rollout
+from undrift.deploy.rollout import RolloutState, reconcile
+from undrift.deploy.routes import running
+from undrift.develop.bundle import read_manifest
+from undrift.develop.packing import Reference as Profiles
+from undrift.develop.performance import Performance
+from undrift.errors import ConflictError
+from undrift.event import Draft
+from undrift.finding import Report
+from undrift.improve.triggers import consider
+from undrift.monitor.alerts import decide as decide_alerts
+from undrift.monitor.alerts import open_incidents
+from undrift.monitor.drift import MOST_CELLS, Reference
+from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
+from undrift.project import Project
+from undrift.shadows import shadow_evidence
+from undrift.state.jobs import JobDraft
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["run_tick"]
+
+ATTEMPTS: Final = 3
+RELEASES: Final = timedelta(days=30)
+
+
+def run_tick(project: Project, boundary: datetime, tick: timedelta) -> list[str]:
+    """Do one tick of all models; one line per thing worth telling.
+
+    Raises
+    ------
+    ConflictError : people changed the same rollout again and again while it was judged.
+    """
+    materialise_views(project, boundary)
+    lines: list[str] = []
+    for name in sorted(project.declarations.models):
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                lines += _judge_model(project, project.declarations.models[name], boundary, tick)
+                break
+            except ConflictError:
+                if attempt == ATTEMPTS:
+                    raise
+    return lines
+
+
+def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta) -> list[str]:
+    journal = project.journal
+    key = f"tick:{model.name}:{now.isoformat()}"
+    route = project.route(model.name)
+    if route is None or not route["champion"] or journal.find(key) is not None:
+        return []
+    rollouts = [state for state in running(journal) if state.model == model.name]
+    expect = {("route", model.name): journal.seq_of("route", model.name)}
+    expect.update({("rollout", state.id): journal.seq_of("rollout", state.id) for state in rollouts})
+    incidents = journal.items("incident")
+    scene = _scene(project, model, route, now, tick)
+    report = watch(model.monitors, scene, incidents, now)
+    drafts = list(decide_alerts(model.name, model.monitors, incidents, report, now))
+    after = dict(incidents)
+    after.update({d.payload["incident"]["fingerprint"]: d.payload["incident"] for d in drafts})
+    for state in rollouts:
+        drafts += _judge_rollout(project, model, state, after, now, tick)
+    asked: list[JobDraft] = []
+    if model.retrain is not None:
+        decision = consider(
+            model.retrain,
+            model.name,
+            journal.get("retrain", model.name),
+            after,
+            under_way=any(not _over(d) for d in drafts if d.kind.startswith("rollout."))
+            or _still_running(rollouts, drafts),
+            now=now,
+        )
+        drafts += decision.drafts
+        asked = (
+            [
+                JobDraft(
+                    kind="retrain",
+                    key=f"retrain:{model.name}:{now.isoformat()}",
+                    payload={"model": model.name, "at": now.isoformat(), "why": decision.why},
+                )
+            ]
+            if decision.wanted
+            else []
+        )
+    judged = Draft(
+        kind="tick.judged",
+        subject=f"model:{model.name}",
+        at=now,
+        actor="work",
+        why=f"{report.verdict.name}: {len(report.findings)} findings, {len(drafts)} decisions",
+        payload={
+            "model": model.name,
+            "verdict": report.verdict.name,
+            "monitors": _summary(report),
+            "rows": scene.rows.num_rows,
+        },
+        key=key,
+    )
+    journal.record([judged, *drafts], jobs=asked, expect=expect)
+    for draft in drafts:
+        if draft.kind == "rollout.succeeded":
+            project.mirror_champion(model.name, draft.payload["state"]["candidate_version"])
+    quiet = ("rollout.judged",)
+    return [f"{now:%Y-%m-%d %H:%M} {draft.kind}: {draft.why}" for draft in drafts if draft.kind not in quiet]
+
+
+def _over(draft: Draft) -> bool:
+    return draft.kind in ("rollout.succeeded", "rollout.rolled_back", "rollout.aborted")
+
+
+def _still_running(rollouts: list[RolloutState], drafts: list[Draft]) -> bool:
+    ended = {draft.subject for draft in drafts if _over(draft)}
+    return any(state.subject not in ended for state in rollouts)
+
+
+def _summary(report: Report) -> dict[str, str]:
+    """The worst verdict of each monitor."""
+    worst: dict[str, Any] = {}
+    for finding in report.findings:
+        name = str(finding.measurement.detail.get("monitor", ""))
+        worst[name] = max(worst.get(name, finding.verdict), finding.verdict)
+    return {name: verdict.name for name, verdict in sorted(worst.items())}
+
+
+# -- the scene: what a tick sees of one model ---------------------------------------------------------------------
+
+
+def _scene(project: Project, model: Model, route: dict[str, Any], now: datetime, tick: timedelta) -> Scene:
+    champion = route["champion"]
+    manifest = project.manifest(champion)
+    start = now - look_back(model.monitors, tick)
+    rows = outcomes(project.lake, model.name, start, now, now)
+    reference, expected = _expectations(str(project.bundle_path(champion)))
+    sources: dict[str, tuple[Any, pa.Table]] = {}
+    if any(monitor.kind == "feed" for monitor in model.monitors):
+        wanted = {view.source for view in model.views} | {m.source for m in model.monitors if m.source}
+        for name in sorted(wanted & set(project.declarations.sources)):
+            where = [("date", ">=", (now - LOOK_BACK).date()), ("date", "<=", now.date())]
+            found = project.lake.scan(f"source_{name}", where=where)
+            if found is not None:
+                sources[name] = (project.declarations.sources[name], found)
+    return Scene(
+        interface=manifest.interface,
+        rows=rows,
+        version=route["champion_version"],
+        sources=sources,
+        reference=reference,
+        expected=expected,
+        changes=_releases(project, model.name, now),
+        tick=tick,
+    )
+
+
+def _releases(project: Project, model: str, now: datetime) -> list[tuple[datetime, str]]:
+    kinds = ("revision.promoted", "rollout.succeeded", "declaration.applied")
+    events = project.journal.events(kinds=kinds, until=now)
+    return [(e.at, e.why) for e in events if e.payload.get("model") == model and e.at >= now - RELEASES]
+
+
+@lru_cache(maxsize=8)
+def _expectations(folder: str) -> tuple[dict[str, Reference], dict[str, float]]:
+    """What a bundle says of its inputs and outcomes in training, and of its losses on the held-out rows."""
+    profiles = Profiles.read(Path(folder))
+    columns = {**profiles.inputs.columns, **profiles.outcomes.columns}
+    columns.pop("prediction", None)
+    reference = {name: _reference(column) for name, column in columns.items()}
+    performance = Performance.expected(read_manifest(Path(folder), verify=False))
+    expected: dict[str, float] = {}
+    if performance is not None:
+        expected = {name: estimate.value for name, estimate in performance.losses.items()}
+        for segment, losses in performance.segments.items():
+            expected.update({f"{name}[{segment}]": moments.mean for name, moments in losses.items()})
+    return reference, expected
+
+
+def _reference(column: ColumnProfile) -> Reference:
+    if column.kind in ("string", "boolean"):
+        top = dict(column.top[:MOST_CELLS])
+        labels = tuple(sorted(top))
+        others = max(column.values - sum(top.values()), 0)
+        return Reference(
+            labels=labels, counts=(*(float(top[name]) for name in labels), float(others)), nulls=column.nulls
+        )
+    return Reference(edges=column.edges, counts=tuple(float(c) for c in column.counts), nulls=column.nulls)
+
+
+# -- the rollout under way ----------------------------------------------------------------------------------------
+
+
+def _judge_rollout(
+    project: Project, model: Model, state: RolloutState, incidents: dict[str, Any], now: datetime, tick: timedelta
+) -> tuple[Draft, ...]:
+    declared = state.declared
+    interface = project.manifest(state.candidate).interface
+    if state.stage == "shadow":
+        report, exposure = shadow_evidence(project, model, state, now, tick)
+    else:
+        evidence = collect(project.lake, interface, state, now)
+        report, exposure = judge_rollout(declared, state, evidence, now), evidence.exposure
+    frozen = next((str(i["title"]) for i in open_incidents(incidents, model.name) if "freeze" in i["actions"]), "")
+    return reconcile(declared, state, report, exposure, now, frozen=frozen).drafts
