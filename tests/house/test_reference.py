@@ -105,6 +105,16 @@ def test_every_metric_is_documented_with_its_labels() -> None:
     assert told == real
 
 
+# -- Python ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_has_its_place_on_the_page() -> None:
+    import undrift
+
+    told = re.findall(r"^\.\. (?:auto\w+|py:function):: undrift\.(\w+)", page("python.md"), re.MULTILINE)
+    assert sorted(told) == sorted(name for name in undrift.__all__ if not name.startswith("__"))
+
+
 # -- spool and lake ----------------------------------------------------------------------------------------------------
 
 
