@@ -21,7 +21,7 @@ CARRIERS = ("AA", "DL", "UA")
 
 
 def make_flights(n: int = 2000, seed: int = 0) -> pa.Table:
-    """``n`` flights, one every 40 minutes; lateness depends on carrier, wind and hour; wind is unknown for one in ten."""
+    """``n`` flights, one every 40 minutes; late by carrier, wind and hour; the wind is unknown for one in ten."""
     rng = np.random.default_rng(seed)
     carrier = rng.choice(CARRIERS, n)
     wind = rng.gamma(2.0, 5.0, n)

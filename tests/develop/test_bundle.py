@@ -13,7 +13,10 @@ from undrift.errors import CorruptModelError, DeclarationError, ModelError
 from undrift.ids import content_hash
 
 CALENDAR = Transform(
-    name="calendar", function="features:calendar", inputs=("hour",), outputs=(Feature(name="late_hour", type="boolean"),)
+    name="calendar",
+    function="features:calendar",
+    inputs=("hour",),
+    outputs=(Feature(name="late_hour", type="boolean"),),
 )
 CODE = "import math\n\n\ndef calendar(row):\n    return {'late_hour': row['hour'] >= math.floor(20.5)}\n"
 

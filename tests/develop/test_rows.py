@@ -19,7 +19,9 @@ NOON = dt.datetime(1970, 1, 2, 12, tzinfo=dt.UTC)
 
 
 def test_absent_values_and_times_have_one_layout() -> None:
-    laid = rows.matrix(INPUTS, {"carrier": ["UA", None], "wind": [0.1, None], "night": [True, None], "at": [NOON, None]})
+    laid = rows.matrix(
+        INPUTS, {"carrier": ["UA", None], "wind": [0.1, None], "night": [True, None], "at": [NOON, None]}
+    )
     assert laid[:, 0].tolist() == ["UA", ""]
     assert laid[0, 1:].tolist() == [float(np.float32(0.1)), 1.0, 1.5]  # days since 1970
     assert all(math.isnan(v) for v in laid[1, 1:])

@@ -156,9 +156,7 @@ class Half:
     predict = predict_proba
 
 
-def test_a_model_of_ones_own_class_needs_a_word_of_trust(
-    flights: pa.Table, interface_of: Any, artifacts: Any
-) -> None:
+def test_a_model_of_ones_own_class_needs_a_word_of_trust(flights: pa.Table, interface_of: Any, artifacts: Any) -> None:
     with pytest.raises(UntrustedModelError, match="Half") as caught:
         train(interface_of(), lambda data: Half(), flights, artifacts=artifacts)
     assert "skops_types = [" in caught.value.hint

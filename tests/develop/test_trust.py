@@ -86,8 +86,8 @@ def test_a_pickle_is_not_opened_unless_the_settings_say_so(tmp_path: Path) -> No
 
 
 def test_skops_files_with_unknown_types_name_them_and_the_setting(tmp_path: Path) -> None:
-    from skops.io import dumps
     from sklearn.preprocessing import FunctionTransformer
+    from skops.io import dumps
 
     path = tmp_path / "model.skops"
     path.write_bytes(dumps(FunctionTransformer(trust.check_format)))

@@ -19,8 +19,8 @@ from undrift.settings import TrustSettings
 
 __all__ = ["SAFE_TYPES", "check_format", "open_model", "save_model", "untrusted_types"]
 
-#: Array types and compiled parts of scikit-learn that hold arrays and are rebuilt from them without calling anything else. skops leaves
-#: the decision to the loader because a wrong array in them can crash a process; it cannot run code.
+#: Array types, and compiled parts of scikit-learn that hold arrays and are rebuilt from them without calling anything
+#: else. skops leaves them to the loader because a wrong array in them can crash a process; it cannot run code.
 SAFE_TYPES: Final = (
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
