@@ -34,7 +34,9 @@ def test_a_time_is_the_same_as_its_microseconds_on_the_wire() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.none() | st.text(max_size=3), st.none() | st.floats(allow_nan=False, width=32), st.none() | st.booleans(),
+            st.none() | st.text(max_size=3),
+            st.none() | st.floats(allow_nan=False, width=32),
+            st.none() | st.booleans(),
             st.none() | st.datetimes(dt.datetime(1950, 1, 1), dt.datetime(2050, 1, 1), timezones=st.just(dt.UTC)),
         ),
         min_size=1,

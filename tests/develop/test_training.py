@@ -143,7 +143,7 @@ class OnLabels:
 
 
 def test_a_model_fitted_on_other_labels_is_refused(flights: pa.Table, interface_of: Any, artifacts: Any) -> None:
-    with pytest.raises(PredictionError, match="labels were given as 0..1"):
+    with pytest.raises(PredictionError, match=r"labels were given as 0\.\.1"):
         train(interface_of(), lambda data: OnLabels(), flights, artifacts=artifacts)
 
 

@@ -19,7 +19,8 @@ def test_values_are_scikit_learns(scored_of: Any) -> None:
     wanted = {
         "log_loss": sk.log_loss(y, p), "brier": sk.brier_score_loss(y, p), "accuracy": sk.accuracy_score(y, p >= 0.5),
         "error": 1 - sk.accuracy_score(y, p >= 0.5), "roc_auc": sk.roc_auc_score(y, p),
-        "precision": sk.precision_score(y, p >= 0.5), "recall": sk.recall_score(y, p >= 0.5), "bias": p.mean() - y.mean(),
+        "precision": sk.precision_score(y, p >= 0.5), "recall": sk.recall_score(y, p >= 0.5),
+        "bias": p.mean() - y.mean(),
     }  # fmt: skip
     assert wanted.keys() == {name for name, metric in METRICS.items() if "binary" in metric.tasks}
     for name, value in wanted.items():

@@ -89,7 +89,7 @@ def segments_no_worse(
         As `segment_floors`.
     """
     groups, small = _large_enough(candidate, columns, minimum_n)
-    rule = Rule(measure=f"{metric}_gain", op=">=", bound=-margin, minimum_n=minimum_n)
+    rule = Rule(measure=f"{metric}_gain", op=">=", bound=0.0 - margin, minimum_n=minimum_n)
     shared = _shared(level, len(groups))
     new, old = _slim(candidate), _slim(rival)
     findings = [
