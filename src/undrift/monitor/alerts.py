@@ -196,7 +196,7 @@ def _resolved(before: Incident, monitor: Monitor, now: datetime) -> Incident:
     """The incident at its end; the window its data were wrong in reaches to where the clean window begins."""
     onset = datetime.fromisoformat(before["onset"])
     end = max(onset, now - monitor.span) if before["kind"] in ("feed", "silent") else now
-    windows = [*before["windows"], [before["onset"], end.isoformat()]][-REMEMBERED:]
+    windows = [*before["windows"], [before["onset"], end.isoformat(), before["columns"]]][-REMEMBERED:]
     return {
         **before,
         "status": "resolved",
@@ -260,7 +260,6 @@ def spoiled_windows(
     *,
     kinds: Iterable[str] = ("feed", "silent"),
     source: str = "",
-    past_only: bool = False,
 ) -> tuple[Window, ...]:
     """The windows in which data were not to be trusted, by incidents of those kinds; open ones last until now."""
     wanted = set(kinds)
@@ -268,8 +267,8 @@ def spoiled_windows(
     for incident in incidents.values():
         if incident["model"] != model or incident["kind"] not in wanted or (source and incident["source"] != source):
             continue
-        spans = [(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in incident["windows"]]
-        if incident["status"] == "open" and not past_only:
+        spans = [(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b, _ in incident["windows"]]
+        if incident["status"] == "open":
             spans.append((datetime.fromisoformat(incident["onset"]), now))
         found += [Window(start, end) for start, end in spans if end > start]
     return tuple(sorted(found, key=lambda w: (w.start, w.end)))

@@ -6,9 +6,9 @@ lasts stays one finding, and its end is an end and not a second fault.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from undrift.monitor.monitors import Monitor, found
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LOOK_BACK", "judge_feed"]
+__all__ = ["LOOK_BACK", "Spoiled", "judge_feed"]
 
 REFERENCE: Final = timedelta(days=7)
 LOOK_BACK: Final = timedelta(days=60)
@@ -40,13 +40,20 @@ USUAL: Final = 0.3
 Bools = NDArray[np.bool_]
 
 
+class Spoiled(NamedTuple):
+    """The window of a past incident, and the columns that were wrong in it (none named: all)."""
+
+    window: Window
+    columns: frozenset[str] = frozenset()
+
+
 def judge_feed(
     monitor: Monitor,
     source: Source,
     rows: pa.Table,
     now: datetime,
     *,
-    spoiled: tuple[Window, ...] = (),
+    spoiled: Sequence[Spoiled] = (),
     since: datetime | None = None,
     open_changes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Finding]:
@@ -62,15 +69,13 @@ def judge_feed(
     window = Window(now - monitor.span, now)
     times = micros(rows, source.time)
     fresh = inside(times, window.start, window.end)
-    sound = outside(times, spoiled)
     begin = min(window.start - monitor.span, since) if since is not None else window.start - monitor.span
-    past = times < _stamp(window.start if since is None else min(window.start, since))
-    first = _first_of_reference(times[past & sound], now)
-    reference = past & sound & (times >= first)
+    before = times < _stamp(window.start if since is None else min(window.start, since))
     named = [
         f for f in source.contract.fields if f.name in rows.column_names and f.name not in (source.time, source.known)
     ]
     watched = [f for f in named if not monitor.columns or f.name in monitor.columns]
+    reference = _last_days(times, before & outside(times, [s.window for s in spoiled]), now)
     findings = _volume(monitor, source, times, fresh, reference, window)
     if int(fresh.sum()) < FEWEST_ROWS or int(reference.sum()) < FEWEST_ROWS:
         n = min(int(fresh.sum()), int(reference.sum()))
@@ -80,21 +85,24 @@ def judge_feed(
             monitor, Verdict.INCONCLUSIVE, why, name="feed", value=0.0, n=n, window=window, source=source.name
         )
         return findings or [unsure]
-    longer = past & sound & (times >= _stamp(now - CUSTOM))
     keys = _keys(rows, [f.name for f in named if f.type == "string"])
     for field in watched:
         values = rows[field.name]
+        change = (open_changes or {}).get(field.name)
+        # a column is unspoilt in windows of faults that were not its own
+        sound = outside(times, [s.window for s in spoiled if field.name in s.columns or not s.columns])
+        longer = (before if change else times < _stamp(window.start)) & sound & (times >= _stamp(now - CUSTOM))
         findings += _nulls(monitor, source, field.name, values, times, (fresh, longer), window)
         if not numeric(values):
             continue
         numbers = column(values)
         findings += _stuck(monitor, source, field.name, numbers, times, (fresh, longer), window)
-        before = (open_changes or {}).get(field.name, {})
-        if before.get("conversion"):
-            findings += _still(monitor, source, field.name, keys, times, numbers, window, before)
+        if change and change.get("conversion"):
+            findings += _still(monitor, source, field.name, (keys, times, numbers), window, change)
         else:
             recent = inside(times, begin, window.end) & sound
-            findings += _jump(monitor, source, field, (keys, times, numbers), reference & ~recent, recent, window)
+            week = _last_days(times, before & sound & ~recent, now)
+            findings += _jump(monitor, source, field, (keys, times, numbers), week, recent, window)
     if not findings:
         why = f"{source.name}: {int(fresh.sum())} rows as usual"
         findings.append(
@@ -116,14 +124,14 @@ def _stamp(at: datetime) -> int:
     return int(at.timestamp() * 1_000_000)
 
 
-def _first_of_reference(times: NDArray[np.int64], now: datetime) -> int:
-    """Where the last seven days that have healthy rows begin."""
-    if not len(times):
-        return _stamp(now)
+def _last_days(times: NDArray[np.int64], healthy: Bools, now: datetime) -> Bools:
+    """Of the healthy rows, those of the last seven days that have any."""
     day = 86_400_000_000
-    days = np.unique((_stamp(now) - 1 - times) // day)
-    last = int(days[min(len(days), REFERENCE.days) - 1])
-    return _stamp(now) - (last + 1) * day
+    ages = (_stamp(now) - 1 - times) // day
+    days = np.unique(ages[healthy])
+    if not len(days):
+        return healthy
+    return np.asarray(healthy & (ages <= days[min(len(days), REFERENCE.days) - 1]))
 
 
 def _keys(rows: pa.Table, names: Iterable[str]) -> NDArray[np.int64]:
@@ -258,15 +266,13 @@ def _still(
     monitor: Monitor,
     source: Source,
     name: str,
-    keys: NDArray[np.int64],
-    times: NDArray[np.int64],
-    numbers: NDArray[np.float64],
+    series: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]],
     window: Window,
     before: Mapping[str, Any],
 ) -> list[Finding]:
     """Whether a change of unit that is known already goes on."""
     onset = datetime.fromisoformat(str(before["onset"]))
-    series = (keys, times, numbers)
+    times = series[1]
     healthy = _series(series, inside(times, onset - REFERENCE, onset))
     # three windows, so that a column that came back first is still seen to be back when the next one follows
     start = window.end - 3 * (window.end - window.start)

@@ -17,7 +17,7 @@ from undrift.finding import Finding, Report, Verdict, Window
 from undrift.monitor.alerts import open_incidents, spoiled_windows
 from undrift.monitor.causes import explain, ranked
 from undrift.monitor.drift import Reference, judge_drift
-from undrift.monitor.feed import LOOK_BACK, judge_feed
+from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.performance import decay_under_fault, judge_performance
 from undrift.monitor.silent import judge_silent
@@ -75,7 +75,7 @@ def watch(
             mine = [i for i in open_incidents(known, model, ("feed",)) if i["source"] == name]
             changed = {column: detail for i in mine for column, detail in i["details"].items()}
             since = min((datetime.fromisoformat(i["onset"]) for i in mine), default=None)
-            past = spoiled_windows(known, model, now, kinds=("feed",), source=name, past_only=True)
+            past = _past(known.values(), model, name)
             judged = judge_feed(monitor, source, rows, now, spoiled=past, since=since, open_changes=changed)
             judged = [_of_source(finding, name) for finding in judged]
             findings += judged
@@ -120,6 +120,16 @@ def _drift_and_performance(
         for f in performance
     ]
     return [*drift, *explained]
+
+
+def _past(incidents: Iterable[Mapping[str, Any]], model: str, source: str) -> tuple[Spoiled, ...]:
+    """The windows of a source's past incidents, with the columns that were wrong in them."""
+    return tuple(
+        Spoiled(Window(datetime.fromisoformat(start), datetime.fromisoformat(end)), frozenset(columns))
+        for incident in incidents
+        if incident["model"] == model and incident["kind"] == "feed" and incident["source"] == source
+        for start, end, columns in incident["windows"]
+    )
 
 
 def _of_source(finding: Finding, name: str) -> Finding:
