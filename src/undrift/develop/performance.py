@@ -30,6 +30,7 @@ __all__ = [
     "Performance",
     "Scored",
     "label_codes",
+    "label_text",
     "loss_arrays",
     "mean_interval",
     "metric_values",
