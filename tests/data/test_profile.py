@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from undrift.data.profile import Profile
+from undrift.errors import DataError
+
+TABLE = pa.table(
+    {
+        "x": [1.0, 2.0, None, float("nan"), float("inf"), 2.0],
+        "n": [1, 1, 1, 1, 1, 2],
+        "s": ["a", "b", "a", None, "a", "b"],
+        "b": [True, False, True, None, True, True],
+        "t": pa.array([datetime(1970, 1, 1, 0, 0, i, tzinfo=UTC) for i in range(6)], pa.timestamp("us", "UTC")),
+    }
+)
+
+
+def test_a_profile_counts_what_is_there_and_what_is_not() -> None:
+    profile = Profile.of(TABLE)
+    x, n, s, b, t = profile.columns.values()
+    assert (profile.n, x.n, x.nulls, x.infinite, x.values) == (6, 6, 2, 1, 3)
+    assert x.null_rate == pytest.approx(2 / 6)
+    assert (x.minimum, x.maximum, x.moments.n, x.moments.mean) == (1.0, 2.0, 3, pytest.approx(5 / 3))
+    assert x.top == (("2.0", 2), ("1.0", 1))
+    assert n.top == (("1", 5), ("2", 1))
+    assert (s.kind, s.top, s.nulls) == ("string", (("a", 3), ("b", 2)), 1)
+    assert (b.true_rate, b.top) == (0.8, (("true", 4), ("false", 1)))
+    assert (t.kind, t.minimum, t.maximum) == ("timestamp", 0.0, 5e6)
+    assert s.shares(["b", "z"]).tolist() == [2.0, 0.0, 3.0]
+
+
+def test_histograms_on_the_edges_of_a_reference_are_exact() -> None:
+    rng = np.random.default_rng(3)
+    reference, current = rng.normal(size=5_000), rng.normal(0.5, 2.0, size=70_000)
+    before = Profile.of({"x": reference})
+    after = Profile.of({"x": current}, edges_from=before).columns["x"]
+    edges = before.columns["x"].edges
+    assert len(edges) == 19
+    expected = np.histogram(current, [-math.inf, *edges, math.inf])[0]
+    assert after.histogram().tolist() == expected.tolist()
+    some = edges[::4]
+    assert after.histogram(some).tolist() == np.histogram(current, [-math.inf, *some, math.inf])[0].tolist()
+    # a reference is spread evenly over its own bins
+    assert np.abs(before.columns["x"].histogram() / 5_000 - 0.05).max() < 1e-3
+    # on other edges it is an estimate, within the error of the sketch
+    other = [-3.0, 0.0, 0.1, 4.0]
+    estimate = after.histogram(other)
+    assert estimate.sum() == 70_000
+    assert np.abs(estimate - np.histogram(current, [-math.inf, *other, math.inf])[0]).max() < 0.02 * 70_000
+    with pytest.raises(ValueError, match="ascend"):
+        after.histogram([1.0, 0.0])
+
+
+def test_quantiles_have_exact_ends() -> None:
+    x = np.random.default_rng(5).pareto(1.0, 50_000)
+    column = Profile.of({"x": x}).columns["x"]
+    found = column.quantiles([0.0, 0.5, 1.0])
+    assert (found[0], found[2]) == (x.min(), x.max())
+    assert abs((x < found[1]).mean() - 0.5) < 0.02
+    assert np.isnan(Profile.of({"x": ["a"]}).columns["x"].quantiles([0.5])).all()
+
+
+def test_a_profile_survives_its_text() -> None:
+    profile = Profile.of(TABLE)
+    assert Profile.from_json(profile.to_json()) == profile
+    empty = Profile.of(TABLE.slice(0, 0))
+    assert Profile.from_json(empty.to_json()) == empty
+    with pytest.raises(DataError, match="no profile"):
+        Profile.from_json("{")
+
+
+def test_a_column_that_a_part_lacks_is_null_there() -> None:
+    whole = Profile.of({"x": [1.0, 2.0]}) + Profile.of({"y": ["a"]})
+    assert (whole.n, whole.columns["x"].nulls, whole.columns["y"].nulls) == (3, 1, 2)
+    assert whole.columns["y"].n == 3
+
+
+def test_what_cannot_be_added_is_refused() -> None:
+    with pytest.raises(DataError, match="a string and one of a number"):
+        Profile.of({"x": ["a"]}) + Profile.of({"x": [1.0]})
+    with pytest.raises(DataError, match="different histogram edges"):
+        Profile.of({"x": [1.0, 2.0]}) + Profile.of({"x": [3.0, 4.0]})
+    with pytest.raises(DataError, match="'x' holds list"):
+        Profile.of({"x": [[1]]})
+
+
+def test_other_kinds_of_columns_are_taken_too() -> None:
+    table = pa.table(
+        {
+            "d": pa.array([Decimal("1.5"), None]),
+            "c": pa.array(["a", "a"]).dictionary_encode(),
+            "nothing": pa.nulls(2),
+            "f": pa.array([1.5, 2.5], pa.float32()),
+        }
+    )
+    profile = Profile.of(table).columns
+    assert (profile["d"].moments.mean, profile["d"].top) == (1.5, (("1.5", 1),))
+    assert profile["c"].top == (("a", 2),)
+    assert (profile["nothing"].null_rate, profile["nothing"].moments.n) == (1.0, 0)
+    assert profile["f"].moments.mean == 2.0
+
+
+def test_many_different_values_leave_no_spike_and_one_spike_stays() -> None:
+    x = np.random.default_rng(1).normal(size=20_000)
+    assert Profile.of({"x": x}).columns["x"].top == ()
+    x[:500] = -999.0
+    column = Profile.of({"x": x}).columns["x"]
+    assert column.top == (("-999.0", 499),)
+    assert column.common.missed == 1
