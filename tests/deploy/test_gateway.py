@@ -280,6 +280,7 @@ def test_metrics_count_what_was_answered(live: Server) -> None:
 
     before = total("undrift_predictions_total"), total("undrift_flagged_rows_total")
     live.predict([{**row, "distance": 5000.0} for row in flights(5)])
+    live.predict(flights(1), "broken")
     assert (total("undrift_predictions_total"), total("undrift_flagged_rows_total")) == (before[0] + 5, before[1] + 5)
     assert total("undrift_prediction_failures_total") > 0
     assert total('undrift_requests_total{code="200",route="predict"') > 0

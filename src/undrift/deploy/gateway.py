@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from importlib import metadata
 from typing import Any, Final, NamedTuple
 
-from undrift import __version__
 from undrift.deploy import protocols
 from undrift.deploy.capture import LabelRecord, Recorder, SourceRecord, WatermarkRecord
 from undrift.deploy.endpoint import Answered, Call, Endpoint
@@ -309,7 +309,9 @@ class Gateway:
         return _Reply(200, protocols.encode({"name": request.name, "ready": True}), "health")
 
     async def _about(self, request: _Request) -> _Reply:
-        return _Reply(200, protocols.encode({"name": "undrift", "version": __version__, "extensions": []}), "about")
+        return _Reply(
+            200, protocols.encode({"name": "undrift", "version": version("undrift"), "extensions": []}), "about"
+        )
 
     async def _live(self, request: _Request) -> _Reply:
         return _Reply(200, protocols.encode({"live": True}), "health")
