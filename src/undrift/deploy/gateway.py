@@ -309,9 +309,8 @@ class Gateway:
         return _Reply(200, protocols.encode({"name": request.name, "ready": True}), "health")
 
     async def _about(self, request: _Request) -> _Reply:
-        return _Reply(
-            200, protocols.encode({"name": "undrift", "version": version("undrift"), "extensions": []}), "about"
-        )
+        about = {"name": "undrift", "version": metadata.version("undrift"), "extensions": []}
+        return _Reply(200, protocols.encode(about), "about")
 
     async def _live(self, request: _Request) -> _Reply:
         return _Reply(200, protocols.encode({"live": True}), "health")
