@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from undrift.develop.bundle import Manifest
+from undrift.data.contract import Contract, Field
+from undrift.develop.bundle import Interface, Manifest
 from undrift.develop.compile import TOLERANCE, compare, compile_model, run_onnx
 from undrift.develop.folds import TrainingData
 from undrift.develop.rows import ask, native_rows, table_columns
@@ -155,3 +156,25 @@ def test_compiling_leaves_logging_as_it_was(flights: pa.Table, interface_of: Any
     model = models["linear"](TrainingData.of(interface, flights))
     compile_model(model, interface, native_of(model, interface), table_columns(interface.inputs, flights))
     assert (list(root.handlers), root.level, logging.getLogger("skl2onnx").level) == before
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_histogram_trees_agree_where_a_threshold_lies_between_neighbouring_numbers(place: int) -> None:
+    """Of two neighbouring float32 the one with the even last digit is nearest to their middle: half of the time, up."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    low = np.float32(1.0)
+    for _ in range(place):
+        low = np.nextafter(low, np.float32(2.0))
+    values = np.repeat(np.array([low, np.nextafter(low, np.float32(2.0))], dtype=np.float64), 40)
+    contract = Contract(name="pair", fields=(Field(name="x", type="number"),))
+    interface = Interface(model="pair", task="regression", contract=contract, label="y")
+    trees = HistGradientBoostingRegressor(max_iter=1, learning_rate=1.0, min_samples_leaf=1)
+    model = make_pipeline(FunctionTransformer(), trees).fit(values.reshape(-1, 1), np.repeat([0.0, 1.0], 40))
+    columns = {"x": values}
+    found = compile_model(model, interface, native_of(model, interface), columns)
+    assert found.parity.held, found.parity.reason
+    answers = run_onnx(found.content, interface)(columns)
+    assert answers[0] < 0.5 < answers[-1]

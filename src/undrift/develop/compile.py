@@ -7,10 +7,11 @@ values. The compiled model takes one tensor of shape (n, 1) per input, text or f
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -212,8 +213,38 @@ def _convert_sklearn(model: Any, inputs: Sequence[Input]) -> bytes:
     types = [(name, kinds[i.name]([None, 1])) for name, i in zip(names, inputs, strict=True)]
     _register_boosters()
     options = {"zipmap": False} if is_classifier(model) else None
-    graph = convert_sklearn(model, initial_types=types, options=options, target_opset=_OPSET)
+    graph = convert_sklearn(_single_thresholds(model), initial_types=types, options=options, target_opset=_OPSET)
     return _renamed(graph, {name: i.name for name, i in zip(names, inputs, strict=True)})
+
+
+def _single_thresholds(model: Any) -> Any:
+    """The model with the thresholds of its histogram trees rounded down to float32.
+
+    The converter rounds them to the nearest, which may be the very value that has to go left. Inputs are float32, so
+    rounding down moves no row. (For its other trees the converter does the same by itself.)
+    """
+    import numpy as np
+
+    changed = copy.deepcopy(model)
+    for part in _parts(changed):
+        for predictor in [p for iteration in getattr(part, "_predictors", ()) for p in iteration]:
+            exact = predictor.nodes["num_threshold"]
+            single = exact.astype(np.float32)
+            predictor.nodes["num_threshold"] = np.where(
+                single > exact, np.nextafter(single, np.float32(-np.inf)), single
+            )
+    return changed
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """A model and all estimators inside it: steps, columns, members of ensembles."""
+    if isinstance(model, list | tuple):
+        for item in model:
+            yield from _parts(item)
+    elif hasattr(model, "get_params"):
+        yield model
+        for value in vars(model).values():
+            yield from _parts(value)
 
 
 def _convert_booster(model: Any, library: str, inputs: Sequence[Input]) -> bytes:
