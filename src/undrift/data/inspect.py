@@ -196,7 +196,7 @@ def check(table: Any, contract: Contract, *, also: Iterable[str] = ()) -> Inspec
         for rule, broken, rejects in _rules(field, converted):
             text = field.rules.get(rule, f"{field.name} is {'missing' if rule == 'missing' else f'no {field.type}'}")
             findings.append(_judged(field.name, rule, text, broken, rejects, column))
-            if rejects:
+            if rejects and findings[-1].measurement.detail["count"]:
                 reasons = _noted(reasons, broken, text)
     strangers = [name for name in rows.column_names if name not in accepted]
     kept = set(also)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -48,7 +49,9 @@ def feature_table(view: FeatureView, source_rows: pa.Table, source: Source) -> p
     DataError : a column is missing, a time has no zone, a value does not fit the type of its feature.
     """
     where = f"source {source.name!r}"
-    keys = {"known": _micros(source_rows, source.known_at, where), "time": _micros(source_rows, source.time, where)}
+    keys = {"known": _micros(source_rows, source.known_at, where)}
+    if source.time != source.known_at:
+        keys["time"] = _micros(source_rows, source.time, where)
     if "received_at" in source_rows.column_names:
         keys["received"] = _micros(source_rows, "received_at", where)
     sortable = pa.table({name: pc.fill_null(times, _BEFORE_ALL) for name, times in keys.items()})
@@ -96,10 +99,12 @@ def point_in_time(
         table = known if known is not None else _nothing(view)
         where = f"view {view.name!r}"
         known_at = _micros(table, "event_time", where)
-        asked = pa.table(
-            {"entity": _entities(entities, view.entity, "the rows"), "moment": at, "place": _places(entities)}
-        )
-        features = pa.table({"entity": _entities(table, "entity", where), "moment": known_at, "place": _places(table)})
+        keys = _entities(table, "entity", where)
+        names = pc.unique(keys.drop_null())  # numbers join faster than text
+        codes = pc.index_in(_entities(entities, view.entity, "the rows"), value_set=names)
+        asked = pa.table({"entity": codes, "moment": at, "place": _places(entities)})
+        known_codes = pc.index_in(keys, value_set=names)
+        features = pa.table({"entity": known_codes, "moment": known_at, "place": _places(table)})
         rows = sql(_ASOF, asked=asked, known=features)["found"]
         of_row = known_at.take(rows)
         live = pc.less_equal(pc.subtract(at, of_row), view.ttl_micros)
@@ -295,7 +300,7 @@ def _entities(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
 
 
 def _places(table: pa.Table) -> pa.Array:
-    return pa.array(range(table.num_rows), pa.int64())
+    return pa.array(np.arange(table.num_rows))
 
 
 def _typed(column: pa.ChunkedArray, output: Feature, where: str) -> pa.ChunkedArray:
