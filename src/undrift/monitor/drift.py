@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Reference", "judge_drift", "reference_of"]
 
 FEWEST_ROWS: Final = 100
-FEWEST_DAYS: Final = 3
+FEWEST_DAYS: Final = 5
 MOST_CELLS: Final = 20
 DAY: Final = 86_400_000_000
 
@@ -84,6 +84,7 @@ def judge_drift(
     *,
     tick: timedelta = timedelta(days=1),
     spoiled: tuple[Window, ...] = (),
+    answers_spoiled: tuple[Window, ...] = (),
     version: int | None = None,
 ) -> list[Finding]:
     """Judge the columns of the last window; pure.
@@ -93,6 +94,8 @@ def judge_drift(
     rows : captured predictions (with outcomes where ``label`` is watched) of at least the window and the ticks the
         persistence looks back.
     reference : by column name, from the bundle of the champion.
+    spoiled : windows of faults of feeds, left out.
+    answers_spoiled : windows of silent failures, left out of ``score``; inputs are sound in them.
     version : if given, scores are those of this version only.
     """
     window = Window(now - monitor.span, now)
@@ -106,7 +109,7 @@ def judge_drift(
     alpha = monitor.alpha(len(watched), max(1, int(timedelta(days=30) / tick)))
     findings = []
     for name in watched:
-        which = sound & mine if name == "score" else sound
+        which = sound & mine & outside(times, answers_spoiled) if name == "score" else sound
         cells = _cells(reference[name], named[name])
         findings.append(
             _judge(monitor, name, reference[name], times, np.where(which, cells, -1), (alpha, tick), window)
@@ -172,7 +175,7 @@ def _distance(
     size = _size(reference)
     table = np.bincount(days * size + cells, minlength=count * size).reshape(count, size).astype(np.float64)
     counts = table.sum(axis=0)
-    effect = _design_effect(table)
+    effect = _design_effect(table) * _few_days(count, alpha)
     level = 1 - 2 * alpha  # one side of a two-sided interval
     before = np.asarray(reference.counts) / effect
     if reference.edges:
@@ -190,6 +193,13 @@ def _design_effect(table: Floats) -> float:
     between = float(np.square(residual).sum()) * days / (days - 1)
     within = float((share * (1 - share)).sum()) * n
     return max(1.0, between / within) if within > 0 else 1.0
+
+
+def _few_days(days: int, alpha: float) -> float:
+    """What the design effect is raised by because so few days show it: Student's quantile for the normal one."""
+    from scipy.special import ndtri, stdtrit
+
+    return float(max(1.0, stdtrit(days - 1, 1 - alpha) / ndtri(1 - alpha)) ** 2)
 
 
 def _size(reference: Reference) -> int:

@@ -85,8 +85,9 @@ def watch(
     for monitor in (m for m in monitors if m.kind == "silent"):
         judged = judge_silent(monitor, scene.rows, now, spoiled=silent_past)
         findings += _without(judged, _fed_by(scene.interface, sick))
-    spoiled = (*spoiled_windows(known, model, now), *_fresh(findings, now))
-    findings += _drift_and_performance(monitors, scene, findings, known, spoiled, now)
+    feeds = (*spoiled_windows(known, model, now, kinds=("feed",)), *_fresh(findings, "feed", now))
+    answers = (*silent_past, *_fresh(findings, "silent", now))
+    findings += _drift_and_performance(monitors, scene, findings, known, (feeds, answers), now)
     return Report(title="Monitors", subject=f"model:{model}", findings=tuple(findings), at=now)
 
 
@@ -95,13 +96,22 @@ def _drift_and_performance(
     scene: Scene,
     faults: Sequence[Finding],
     known: Mapping[str, dict[str, Any]],
-    spoiled: tuple[Window, ...],
+    windows: tuple[tuple[Window, ...], tuple[Window, ...]],
     now: datetime,
 ) -> list[Finding]:
+    feeds, answers = windows
+    spoiled = (*feeds, *answers)
     drift: list[Finding] = []
     for monitor in (m for m in monitors if m.kind == "drift"):
         drift += judge_drift(
-            monitor, scene.rows, scene.reference, now, tick=scene.tick, spoiled=spoiled, version=scene.version
+            monitor,
+            scene.rows,
+            scene.reference,
+            now,
+            tick=scene.tick,
+            spoiled=feeds,
+            answers_spoiled=answers,
+            version=scene.version,
         )
     performance: list[Finding] = []
     for monitor in (m for m in monitors if m.kind == "performance"):
@@ -149,7 +159,8 @@ def _without(findings: Sequence[Finding], columns: set[str]) -> list[Finding]:
     ]
 
 
-def _fresh(findings: Iterable[Finding], now: datetime) -> tuple[Window, ...]:
-    """The windows that this tick's own faults spoil."""
-    onsets = [datetime.fromisoformat(str(f.measurement.detail["onset"])) for f in findings if f.verdict is Verdict.FAIL]
+def _fresh(findings: Iterable[Finding], kind: str, now: datetime) -> tuple[Window, ...]:
+    """The windows that this tick's own faults of a kind spoil."""
+    details = [f.measurement.detail for f in findings if f.verdict is Verdict.FAIL]
+    onsets = [datetime.fromisoformat(str(detail["onset"])) for detail in details if detail["kind"] == kind]
     return tuple(Window(onset, now) for onset in onsets if onset < now)

@@ -1,0 +1,96 @@
+"""Distances of windows from a reference: right in size, and honest about how few days a window holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from undrift.errors import DeclarationError
+from undrift.finding import Finding, Verdict, Window
+from undrift.monitor.drift import judge_drift, reference_of
+from undrift.monitor.frames import columns_of
+from undrift.monitor.monitors import Monitor
+
+START = datetime(2013, 4, 1, tzinfo=UTC)
+MONITOR = Monitor(name="inputs", kind="drift", persistence=(1, 1))
+Stream = Callable[..., pa.Table]
+
+
+def judged(
+    rows: pa.Table, past: pa.Table, monitor: Monitor = MONITOR, day: int = 14, **more: Any
+) -> dict[str, Finding]:
+    reference = {name: reference_of(values) for name, values in columns_of(past).items()}
+    found = judge_drift(monitor, rows, reference, START + timedelta(days=day), **more)
+    return {str(f.measurement.detail["column"]): f for f in found}
+
+
+def test_the_distance_of_categories_is_the_share_that_moved(stream: Stream) -> None:
+    def swap(day: int, row: dict[str, Any], rng: np.random.Generator) -> None:
+        row["carrier"] = np.where((row["carrier"] == 0) & (np.arange(400) % 2 == 0), 1, row["carrier"])
+
+    found = judged(stream(14, change=swap), stream(60, first=-60))["carrier"]
+    assert found.measurement.value == pytest.approx(0.25, abs=0.03)  # half of UA's half went to DL
+    assert "DL: 2" in found.why or "DL: 3" in found.why  # it held 30 % before
+    assert found.measurement.interval is not None
+    assert found.verdict is (Verdict.FAIL if found.measurement.interval.lower > 0.2 else Verdict.PASS)
+
+
+def test_rows_alike_within_a_day_count_as_few(stream: Stream) -> None:
+    # temp differs by 8 degrees between days and by 3 within: a week is hardly more than seven readings
+    found = judged(stream(14, seed=4), stream(60, first=-60))
+    assert found["temp"].measurement.detail["design_effect"] > 20
+    assert found["distance"].measurement.detail["design_effect"] < 5
+    assert found["distance"].verdict is Verdict.PASS
+
+
+def test_a_new_category_counts_as_other_values(stream: Stream) -> None:
+    rows = stream(14)
+    inputs = [{**row, "carrier": "ZZ"} for row in rows["inputs"].to_pylist()]
+    rows = rows.set_column(rows.column_names.index("inputs"), "inputs", pa.array(inputs))
+    found = judged(rows, stream(60, first=-60))["carrier"]
+    assert found.verdict is Verdict.FAIL
+    assert found.measurement.value == pytest.approx(1.0)
+    assert "other values: 0.0% before, 100.0% now" in found.why
+
+
+def test_a_label_is_watched_only_where_it_is_asked_for(stream: Stream) -> None:
+    past = stream(60, first=-60)
+    assert "label" not in judged(stream(14), past)
+    asked = Monitor(name="outcomes", kind="drift", columns=("label",))
+    assert set(judged(stream(14), past, asked)) == {"label"}
+
+
+def test_windows_of_faults_are_left_out_and_too_few_days_say_nothing(stream: Stream) -> None:
+    spoiled = (Window(START + timedelta(days=9), START + timedelta(days=14)),)
+    found = judged(stream(14), stream(60, first=-60), spoiled=spoiled)
+    assert {f.verdict for f in found.values()} == {Verdict.INCONCLUSIVE}
+    answers = judged(stream(14), stream(60, first=-60), answers_spoiled=spoiled)
+    assert answers["score"].verdict is Verdict.INCONCLUSIVE
+    assert answers["distance"].verdict is Verdict.PASS
+
+
+def test_a_null_is_no_value(stream: Stream) -> None:
+    def absent(day: int, row: dict[str, Any], rng: np.random.Generator) -> None:
+        row["temp"] = np.where(rng.random(400) < 0.5, np.nan, row["temp"])
+
+    found = judged(stream(14, change=absent), stream(60, first=-60))["temp"]
+    assert 1000 < found.measurement.n < 1800  # half of seven days of 400
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"window": "soon"}, "no duration"),
+        ({"budget": 0.0}, "above 0"),
+        ({"persistence": (3, 2)}, "persistence"),
+        ({"actions": ("shout",)}, "unknown action 'shout'"),
+    ],
+)
+def test_a_monitor_that_contradicts_itself_says_so(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(DeclarationError, match=said):
+        Monitor(name="m", kind="drift", **wrong)
