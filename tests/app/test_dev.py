@@ -53,7 +53,8 @@ def test_told_to_stop_the_children_end_in_order_and_the_exit_code_is_0() -> None
     patient = (
         "import signal, sys, time\n"
         "def end(*_):\n    print('drained', flush=True)\n    sys.exit(0)\n"
-        "signal.signal(signal.SIGTERM, end)\nprint('up', flush=True)\ntime.sleep(600)"
+        "signal.signal(signal.SIGTERM, end)\nprint('up', flush=True)\n"
+        "while True:\n    time.sleep(0.05)"  # a signal between two instructions does not end one long sleep
     )
     lines: list[tuple[str, str]] = []
 

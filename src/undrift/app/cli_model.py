@@ -57,7 +57,7 @@ def train(
         champion = opened.route(trained.model)
     crowned = champion is not None and bool(champion["champion"])
     show(render.plain_trained(trained), lambda: render.trained(trained, champion=crowned), json=json)
-    stop_with(0 if trained.version is not None else REFUSED)
+    stop_with(0 if trained.report.verdict is Verdict.PASS else REFUSED)
 
 
 def gate(

@@ -45,11 +45,7 @@ def demo(
     from undrift.plugins import resolve_path
 
     run = resolve_path("undrift.demo.main:run", wanted_for="undrift demo", extra="demo")
-    result: Any = run(quick=quick, keep=keep, folder=folder, seed=seed)
-    if json:
-        show(result, lambda: "", json=True)
-    elif isinstance(result, int):
-        stop_with(result)
+    stop_with(run(quick=quick, keep=keep, folder=folder, seed=seed, json=json))
 
 
 def init(
@@ -129,21 +125,22 @@ def adopt(
     \b
         undrift adopt churn.onnx --example customers.parquet --label churned
     """  # noqa: D301
-    from undrift import adoption
+    from undrift import lifecycle
     from undrift.app import init as scaffold
     from undrift.app import render, tables
 
+    source = model_file if model_file.startswith("models:/") else str(Path(model_file).absolute())
     with progress("reading the example") as say:
         rows = tables.read(example)
-        opened, made = scaffold.project_for(project, model_file, example, rows, label=label, name=name, task=task)
+        say("opening the model, compiling it, comparing the answers")
+        opened, made = scaffold.project_for(project, source, example, rows, label=label, name=name, task=task)
         with opened:
-            say("opening the model, compiling it, comparing the answers")
-            trained = adoption.adopt(opened, model_file, rows, name=name, label=label, actor=actor(who), why=why)
+            trained = lifecycle.adopt(opened, source, rows, model=name, actor=actor(who), why=why)
             route = opened.route(trained.model)
     crowned = route is not None and bool(route["champion"])
     value = {"project": made, "adopted": render.plain_trained(trained)}
     show(value, lambda: render.adopted(made, trained, champion=crowned), json=json)
-    stop_with(0 if trained.version is not None else REFUSED)
+    stop_with(0 if trained.report.verdict is Verdict.PASS else REFUSED)
 
 
 def plan(

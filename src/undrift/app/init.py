@@ -11,9 +11,10 @@ import os
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jinja2
 import msgspec
@@ -24,10 +25,12 @@ from undrift.app import columns, tables
 from undrift.app.columns import Outcome
 from undrift.data.contract import Contract
 from undrift.data.inspect import infer
+from undrift.develop import adoption
 from undrift.develop.bundle import Task
-from undrift.errors import DataError, SettingsError, StateError
+from undrift.errors import DataError, SettingsError, StateError, UntrustedModelError
 from undrift.project import Project, open_project
-from undrift.settings import FILE_NAME
+from undrift.settings import FILE_NAME, load
+from undrift.state.artifacts import DirectoryArtifacts
 
 __all__ = ["Scaffolded", "init", "literal", "model_name", "project_for"]
 
@@ -87,7 +90,18 @@ def init(
         columns.check_named(table, leave_out=column)
     columns.check_roles(table, label=label, time=time, key=key)
     outcome = columns.outcome(table, label, task)
-    return _write(folder, data, table, model, outcome, label=label, time=time, key=key, leave_out=leave_out, train=True)
+    roles = {label, time, key}
+    fields = [column for column in table.column_names if column != label and column not in leave_out]
+    left = columns.unfit(table, [column for column in fields if column not in roles])
+    fields = [column for column in fields if column not in left]
+    if not set(fields) - roles:
+        raise DataError(
+            f"no column is left to predict {label!r} from.",
+            hint="; ".join(f"{column}: {reason}" for column, reason in left.items()),
+        )
+    contract = infer(table.select(fields), model, context=tuple(role for role in (time, key) if role))
+    notes = tuple(f"{column} is no input: {reason}" for column, reason in left.items())
+    return _write(folder, data, table, _Subject(model, outcome, label, contract, time, key, notes, train=True))
 
 
 def project_for(
@@ -95,36 +109,45 @@ def project_for(
 ) -> tuple[Project, Scaffolded | None]:
     """The project an adopted model belongs to: the one the folder is in, or one made there.
 
+    What a new project says of the model (inputs, task, classes) is what the model's file and the example say.
+
     Raises
     ------
-    SettingsError, DataError : a project would have to be made and cannot.
+    SettingsError, DataError, ModelError : a project would have to be made and cannot.
     """
     if any((at / FILE_NAME).is_file() for at in (folder.resolve(), *folder.resolve().parents)):
-        return open_project(folder), None
+        opened = open_project(folder)
+        declared = opened.model(name)
+        if label and label != declared.label:
+            raise SettingsError(
+                f"--label {label!r}, but the model {declared.name!r} of this project has {declared.label!r}."
+            )
+        return opened, None
     columns.check_named(rows, label=label)
-    if not label and task is None:
-        raise SettingsError(
-            "without --label the example does not tell what is predicted.", hint="Add --task, or --label COLUMN."
-        )
-    outcome = (
-        columns.outcome(rows, label, task) if label else Outcome(task or "regression", (), "as you said with --task")
-    )
-    stem = (
-        re.split(r"[/@]", model_file.removeprefix("models:/"))[0] if "models:/" in model_file else Path(model_file).stem
-    )
+    registered = model_file.startswith("models:/")
+    stem = re.split(r"[/@]", model_file.removeprefix("models:/"))[0] if registered else Path(model_file).stem
     model = model_name(name or stem, given=bool(name))
-    made = _write(
-        folder.absolute(),
-        example,
-        rows,
-        model,
-        outcome,
-        label=label or "label",
-        time="",
-        key="",
-        leave_out=(),
-        train=False,
-    )
+    settings = load(None)
+    with tempfile.TemporaryDirectory() as scratch, Project(settings) as nowhere:
+        try:
+            interface = adoption.adopt(
+                model_file,
+                rows,
+                name=model,
+                artifacts=DirectoryArtifacts(scratch),
+                trust=settings.trust,
+                label=label,
+                task=task,
+                registry=nowhere.registry if registered else None,
+            ).manifest.interface
+        except UntrustedModelError as error:
+            formats = ",".join((*settings.trust.formats, "pickle"))
+            hint = f"If you trust where it comes from: UNDRIFT_TRUST__FORMATS={formats} undrift adopt ..."
+            raise UntrustedModelError(error.message, hint=error.hint if "skops" in error.message else hint) from error
+    outcome = Outcome(interface.task, interface.classes, "as you said with --task" if task else "the model says so")
+    trusted = settings.trust.formats if "trust.formats" in settings.origins else ()
+    subject = _Subject(model, outcome, interface.label, interface.contract, "", "", (), train=False, trusted=trusted)
+    made = _write(folder.absolute(), example, rows, subject)
     return open_project(folder), made
 
 
@@ -159,31 +182,27 @@ def _check_folder(folder: Path, data: Path) -> None:
         )
 
 
-def _write(
-    folder: Path,
-    data: Path,
-    table: pa.Table,
-    model: str,
-    outcome: Outcome,
-    *,
-    label: str,
-    time: str,
-    key: str,
-    leave_out: Sequence[str],
-    train: bool,
-) -> Scaffolded:
-    roles = {label, time, key}
-    fields = [name for name in table.column_names if name != label and name not in leave_out]
-    left = columns.unfit(table, [name for name in fields if name not in roles])
-    fields = [name for name in fields if name not in left]
-    inputs = [name for name in fields if name not in roles]
-    if not inputs:
-        raise DataError(
-            f"no column is left to predict {label!r} from.",
-            hint="; ".join(f"{name}: {reason}" for name, reason in left.items()),
-        )
-    context = tuple(name for name in (time, key) if name)
-    contract = infer(table.select(fields), model, context=context)
+class _Subject(NamedTuple):
+    """What a project is about.
+
+    ``train``: it makes its versions itself. ``trusted``: the formats its owner allowed to be opened, if not the usual.
+    """
+
+    model: str
+    outcome: Outcome
+    label: str
+    contract: Contract
+    time: str
+    key: str
+    notes: tuple[str, ...]
+    train: bool
+    trusted: tuple[str, ...] = ()
+
+
+def _write(folder: Path, data: Path, table: pa.Table, subject: _Subject) -> Scaffolded:
+    model, outcome, label, contract, time, key, notes, train, trusted = subject
+    fields = [field.name for field in contract.fields]
+    inputs = [name for name in fields if name not in (time, key)]
     inside = folder.resolve() in data.resolve().parents
     path = data.resolve().relative_to(folder.resolve()).as_posix() if inside else f"data/{data.name}"
     example = columns.example_row(table, fields)
@@ -197,6 +216,8 @@ def _write(
         "fields": fields,
         "key_is_text": bool(key) and pa.types.is_string(table.schema.field(key).type),
         "margins": _margins(table, label, outcome),
+        "trusted": trusted,
+        "labelled": label in table.column_names,
         "segments": columns.segments(table, inputs)[:3],
         "minimum_rows": min(100, max(10, int(table.num_rows * _HOLDOUT * 0.75))),
         "train": train,
@@ -218,7 +239,7 @@ def _write(
         data_note=f"{path} ({'where it is' if inside else f'a copy of {data}'}), {table.num_rows} rows",
         roles=_roles(label, outcome, time, key, len(inputs)),
         files=[*written, *([] if inside else [path])],
-        notes=[f"{name} is no input: {reason}" for name, reason in left.items()],
+        notes=list(notes),
         next_step=_next_step(folder) if train else f"undrift promote {model}",
     )
 

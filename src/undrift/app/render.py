@@ -105,20 +105,26 @@ def plain_report(found: Report) -> dict[str, Any]:
 
 def report(found: Report) -> RenderableType:
     """The title with the verdict, then the findings, the worst first."""
-    head = Text.assemble((found.title, "bold"), f" · {found.subject} · ", (found.verdict.name, COLOURS[found.verdict]))
     rows = _table("verdict", "segment", "why")
     for finding in sorted(found.findings, key=lambda f: -f.verdict):
         where = "" if finding.measurement.where == "all" else finding.measurement.where
         rows.add_row(Text(finding.verdict.name, COLOURS[finding.verdict]), Text(where), Text(finding.why))
-    return Group(head, rows) if found.findings else head
+    return Group(_head(found), rows) if found.findings else _head(found)
+
+
+def _head(found: Report) -> Text:
+    verdict = (found.verdict.name, COLOURS[found.verdict])
+    return Text.assemble((found.title, "bold"), f" · {found.subject} · ", verdict)
 
 
 def inspection(found: Report, counts: Mapping[str, int], file: Path | None) -> RenderableType:
     """A check of data against its contract, with how many rows were refused."""
+    worse = found.worse_than(Verdict.PASS)
+    kept = Text(f"{len(found.findings) - len(worse)} of {len(found.findings)} rules are kept by every row")
     line = f"{counts['accepted']} rows accepted, {counts['quarantined']} refused"
     if counts["quarantined"] and file is not None:
         line += f" -> {file}"
-    return Group(report(found), Text(line))
+    return Group(report(msgspec.structs.replace(found, findings=worse)) if worse else _head(found), kept, Text(line))
 
 
 # -- a version --------------------------------------------------------------------------------------------------------
@@ -134,22 +140,24 @@ def trained(made: Trained, *, champion: bool) -> RenderableType:
     """What training gave, how it was judged, and what to do now."""
     rows = f"{made.rows}" + (f" ({made.quarantined} broke the contract and were set aside)" if made.quarantined else "")
     measured = ", ".join(f"{name} {value:.4g}" for name, value in sorted(made.metrics.items()))
+    facts = [
+        ("rows", rows),
+        ("dataset", made.dataset),
+        ("held-out" if made.dataset else "on the example", measured),
+        ("served as", _served_as(made.compiled)),
+        ("revision", made.revision),
+        ("run", made.run_id),
+        ("not tracked", made.problem),
+        ("took", f"{made.seconds:.1f} s"),
+    ]
+    facts = [(name, value) for name, value in facts if value]
     parts: list[RenderableType] = [
         _title(made.model, f"version {made.version}" if made.version is not None else "not registered"),
-        _pairs(
-            [
-                ("rows", rows),
-                ("dataset", made.dataset),
-                ("held-out", measured),
-                ("served as", _served_as(made.compiled)),
-                ("revision", made.revision),
-                ("run", made.run_id),
-                ("took", f"{made.seconds:.1f} s"),
-            ]
-        ),
+        _pairs(facts),
     ]
     if made.inspection.verdict is not Verdict.PASS:
-        parts.append(report(made.inspection))
+        open_findings = made.inspection.worse_than(Verdict.PASS)
+        parts.append(report(msgspec.structs.replace(made.inspection, findings=open_findings)))
     parts.append(report(made.report))
     return Group(*parts, Text(_next_step(made, champion)))
 
@@ -165,7 +173,12 @@ def _served_as(compiled: Mapping[str, Any]) -> str:
 def _next_step(made: Trained, champion: bool) -> str:
     if made.version is None:
         return (
-            "The gate refused it, so nothing was registered. Change train.py, the data, or a gate that asks too much."
+            "The gate refused it, so nothing was registered. Change the model, the data, or a gate that asks too much."
+        )
+    if made.report.verdict is not Verdict.PASS:
+        return (
+            f"Version {made.version} is registered, but the gate left it open: it takes traffic only by "
+            f"`undrift promote {made.model} --version {made.version} --force --why ...`."
         )
     verb = "roll-out" if champion else "promote"
     return f"Next: undrift {verb} {made.model} --version {made.version}"
