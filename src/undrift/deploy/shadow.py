@@ -126,9 +126,10 @@ def _watch(
                 return None, peak
             except subprocess.TimeoutExpired:
                 peak = max(peak, _resident_mb(child.pid))
-            over = "memory" if peak > memory_mb else "timeout" if time.monotonic() > deadline else None
-            if over is not None:
-                return over, peak  # type: ignore[return-value]
+            if peak > memory_mb:
+                return "memory", peak
+            if time.monotonic() > deadline:
+                return "timeout", peak
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undrift.finding import Finding, Verdict, Window
+from undrift.ids import from_micros
 from undrift.monitor.frames import column, columns_of, inside, micros, outside, past_rates
 from undrift.monitor.monitors import Monitor, found
 from undrift.stats.compare import wilson_interval
@@ -143,8 +144,6 @@ def _most_common(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _began(times: NDArray[np.int64], scores: NDArray[np.float64], mine: Bools, value: float) -> datetime:
-    from undrift.ids import from_micros
-
     return from_micros(int(times[mine & (scores == value)].min()))
 
 
