@@ -80,6 +80,21 @@ def test_a_replay_answers_as_serving_would(bundles: dict[str, Path]) -> None:
     assert len(found.score) == 400
 
 
+def test_columns_laid_out_for_the_model_are_answered_like_request_values(bundles: dict[str, Path]) -> None:
+    import numpy as np
+
+    from undrift.develop.rows import encode
+
+    inputs = read_manifest(bundles["r-one"]).interface.inputs
+    arrays = {
+        i.name: np.asarray(encode(COLUMNS[i.name], i.type), dtype=object if i.type == "string" else np.float64)
+        for i in inputs
+    }
+    given, laid_out = (replay(bundles["r-one"], columns, 400, TRUST) for columns in (COLUMNS, arrays))
+    assert laid_out.status == "done", laid_out.problem
+    assert laid_out.score == given.score
+
+
 def test_rows_that_raise_cost_only_themselves(bundles: dict[str, Path], tmp_path: Path) -> None:
     # the class stands in a module that the child can import, as a team's own package would
     module = tmp_path / "fragile_model.py"

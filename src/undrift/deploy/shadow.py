@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -32,10 +32,14 @@ Status = Literal["done", "refused", "crashed", "timeout", "memory"]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child process is to do: a bundle, the inputs as columns, and where to put the answers."""
+    """What the child process is to do: a bundle, the inputs as columns, and where to put the answers.
+
+    ``encoded`` names the columns that came as arrays, laid out for the model already.
+    """
 
     bundle: str
     columns: dict[str, list[Any]]
+    encoded: tuple[str, ...]
     rows: int
     out: str
     trust: TrustSettings
@@ -60,7 +64,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 def replay(
     bundle: Path,
-    columns: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Any],
     rows: int,
     trust: TrustSettings,
     *,
@@ -72,7 +76,8 @@ def replay(
     Parameters
     ----------
     bundle : the candidate's folder.
-    columns : one list per input of the model, ``rows`` long, absent values None.
+    columns : one list of request values per input of the model, ``rows`` long, absent ones None; or arrays, as
+        `develop.rows.table_columns` gives them.
     timeout : seconds after which the process is killed.
     memory_mb : resident megabytes beyond which it is killed.
 
@@ -85,7 +90,11 @@ def replay(
         out, file, log = Path(folder) / "answers.json", Path(folder) / "job.json", Path(folder) / "log"
         job = Job(
             bundle=str(bundle),
-            columns={name: [_plain(v) for v in values] for name, values in columns.items()},
+            columns={
+                name: [_plain(v) for v in (values.tolist() if hasattr(values, "dtype") else values)]
+                for name, values in columns.items()
+            },
+            encoded=tuple(name for name, values in columns.items() if hasattr(values, "dtype")),
             rows=rows,
             out=str(out),
             trust=trust,
@@ -162,7 +171,15 @@ def _plain(value: Any) -> Any:
 # -- the child -----------------------------------------------------------------------------------------------------
 
 
-def _answer(predictor: Predictor, columns: Mapping[str, list[Any]], rows: int) -> Replay:
+def _array(values: list[Any]) -> Any:
+    """A column laid out for the model: text as objects, anything else as float64 with NaN for what is absent."""
+    import numpy as np
+
+    text = any(isinstance(value, str) for value in values)
+    return np.asarray(values, dtype=object if text else np.float64)
+
+
+def _answer(predictor: Predictor, columns: Mapping[str, Any], rows: int) -> Replay:
     """Answers in batches; a batch that raises is asked again row by row, so that one bad row costs itself only."""
     score: list[float | None] = []
     scores: list[list[float] | None] = []
@@ -202,7 +219,8 @@ def main(file: str) -> int:
     except (ModelError, UndriftError) as error:
         answers = Replay(status="refused", problem=error.message)
     else:
-        answers = _answer(predictor, job.columns, job.rows)
+        columns = {n: _array(values) if n in job.encoded else values for n, values in job.columns.items()}
+        answers = _answer(predictor, columns, job.rows)
     Path(job.out).write_bytes(msgspec.json.encode(answers))
     return 0
 
