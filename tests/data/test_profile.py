@@ -114,3 +114,9 @@ def test_many_different_values_leave_no_spike_and_one_spike_stays() -> None:
     column = Profile.of({"x": x}).columns["x"]
     assert column.top == (("-999.0", 499),)
     assert column.common.missed == 1
+
+
+def test_a_negative_zero_is_a_zero() -> None:
+    assert Profile.of({"x": [0.0, -0.0]}) == Profile.of({"x": [-0.0, 0.0]})
+    assert Profile.of({"x": [0.0, -0.0]}).columns["x"].top == (("0.0", 2),)
+    assert str(Profile.of({"x": [-0.0]}).columns["x"].minimum) == "0.0"

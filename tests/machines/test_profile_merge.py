@@ -16,7 +16,7 @@ SCHEMA = pa.schema([("x", pa.float64()), ("n", pa.int64()), ("s", pa.string()), 
 rows = st.lists(
     st.fixed_dictionaries(
         {
-            "x": st.none() | st.floats(-1e6, 1e6) | st.sampled_from([float("nan"), float("inf"), 0.0]),
+            "x": st.none() | st.floats(-1e6, 1e6) | st.sampled_from([float("nan"), float("inf"), 0.0, -0.0]),
             "n": st.none() | st.integers(-5, 5),
             "s": st.none() | st.sampled_from(["a", "b", "c", ""]),
             "b": st.none() | st.booleans(),

@@ -214,7 +214,7 @@ def _column(name: str, column: pa.ChunkedArray, edges: tuple[float, ...] | None)
         common = FrequentValues.of(_counted(values.cast(pa.string()), _TEXTS), _TEXTS)
         return ColumnProfile(kind=kind, n=n, nulls=nulls, common=common)
     numbers = _numbers(values, kind)
-    finite = numbers[np.isfinite(numbers)]
+    finite = numbers[np.isfinite(numbers)] + 0.0
     if edges is None:
         edges = _edges(finite)
     names: Mapping[str, int] = _counted(values, _NUMBERS) if kind != "timestamp" else {}
@@ -264,7 +264,7 @@ def _counted(values: pa.ChunkedArray, capacity: int) -> dict[str, int]:
     if pa.types.is_decimal(values.type) or pa.types.is_null(values.type):
         values = values.cast(pa.float64(), safe=False)
     if pa.types.is_floating(values.type):
-        values = values.filter(pc.is_finite(values))
+        values = pc.add(values.filter(pc.is_finite(values)), pa.scalar(0.0, values.type))  # a negative zero is a zero
     counts = pc.value_counts(values)
     order = pc.sort_indices(counts.field("counts"), sort_keys=[("", "descending")])[: capacity + 1]
     names, numbers = (counts.field(part).take(order).to_pylist() for part in ("values", "counts"))

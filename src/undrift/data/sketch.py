@@ -44,7 +44,7 @@ class QuantileSketch(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, values: ArrayLike) -> QuantileSketch:
         """The sketch of finite values of any shape."""
-        x = np.sort(np.asarray(values, dtype=np.float64).ravel())
+        x = np.sort(np.asarray(values, dtype=np.float64).ravel() + 0.0)  # + 0.0: a negative zero is a zero
         return _packed(int(x.size), [x], 0)
 
     def __add__(self, other: QuantileSketch) -> QuantileSketch:
