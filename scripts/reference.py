@@ -56,7 +56,7 @@ def row(parameter: Any, context: Any) -> str:
         written = "`" + " ".join(parameter.get_usage_pieces(context)) + "`"
     meaning = " ".join((getattr(parameter, "help", None) or "").split())
     default = parameter.default
-    if default not in (None, False, (), []) and not callable(default) and "default" not in meaning:
+    if default not in (None, False, "", (), []) and not callable(default) and "default" not in meaning:
         meaning += f" Default: `{default}`."
     cells = [cell.replace("|", "\\|") for cell in (written, meaning)]
     return f"| {cells[0]} | {cells[1]} |"
