@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undrift.data.features import FeatureView, Transform
-from undrift.data.offline import materialise, point_in_time
+from undrift.data.offline import feature_table, materialise, point_in_time
 from undrift.declarations import Model, resolve_function
 from undrift.develop.bundle import Interface, load_functions
 from undrift.errors import DataError, DeclarationError
@@ -81,7 +81,7 @@ def fill_sources(project: Project) -> dict[str, int]:
         missing = [column for column in wanted if column not in rows.column_names]
         if missing:
             raise DataError(f"the history of source {name!r} ({path}) lacks the column(s) {', '.join(missing)}.")
-        known = rows[source.known or source.time].cast(pa.timestamp("us", "UTC"))
+        known = rows[source.known_at].cast(pa.timestamp("us", "UTC"))
         rows = rows.select(wanted)
         rows = rows.append_column("received_at", known).append_column("date", known.cast(pa.date32()))
         project.lake.append(table, rows, marks={"history": 0})
@@ -116,7 +116,7 @@ def materialise_views(project: Project, until: datetime) -> None:
         done = project.lake.marks(table, ["hops"])["hops"]
         if done >= to_micros(end):
             continue
-        known = source.known or source.time
+        known = source.known_at
         widest = max(duration(a.window) for a in view.aggregates)
         start = from_micros(done) if done >= 0 else None
         where: list[tuple[str, str, Any]] = [("date", "<=", end.date())]
@@ -162,9 +162,6 @@ def view_tables(
     ------
     DataError : a view has no rows at all: its source is empty or was never materialised.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     tables = []
     for view in views:
         since = (start - duration(view.ttl)).date()
@@ -175,18 +172,13 @@ def view_tables(
             source = project.declarations.sources[view.source]
             rows = project.lake.scan(f"source_{view.source}", where=where)
             if rows is not None:
-                columns: dict[str, Any] = {
-                    "entity": rows[view.entity].cast(pa.string()),
-                    "event_time": rows[source.known or source.time],
-                }
-                columns.update({feature.name: rows[feature.name] for feature in view.features})
-                rows = pa.table(columns)
+                rows = feature_table(view, rows, source)
         if rows is None:
             raise DataError(
                 f"view {view.name!r} has no rows in the lake.",
                 hint=f"Push rows to /v1/sources/{view.source}, or declare `histories = {{{view.source!r}: ...}}`.",
             )
-        tables.append((view, rows.filter(pc.is_valid(rows["entity"]))))
+        tables.append((view, rows))
     return tables
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -28,6 +28,11 @@ from undrift.monitor.monitors import Monitor
 from undrift.validate.gate import Gate
 
 __all__ = ["Declarations", "Model", "differences", "load_declarations", "resolve_function"]
+
+if TYPE_CHECKING:
+    Function = str | Callable[..., Any]
+else:
+    Function = Any  # msgspec, which reads applied declarations back, knows no type for functions
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,15 +52,16 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     segments : request fields whose values are watched and gated one by one.
     maturity : how long after the prediction its label can be expected.
     folds, holdout : growing folds of the time-ordered cross-validation, and the share of latest rows held out.
+    seed : for whatever is random in training.
     """
 
     name: str
     task: Task
     label: str
     contract: Contract | str
-    train: str | Callable[..., Any] = ""
-    data: str | Callable[..., Any] = ""
-    baseline: str | Callable[..., Any] = ""
+    train: Function = ""
+    data: Function = ""
+    baseline: Function = ""
     key: str = ""
     unit: str = ""
     time: str = ""
@@ -67,6 +73,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     maturity: str = "1d"
     folds: int = 3
     holdout: float = 0.2
+    seed: int = 0
     gate: Gate = Gate()
     rollout: Rollout = Rollout()
     monitors: tuple[Monitor, ...] = ()

@@ -86,6 +86,13 @@ def _digest(event: Event) -> str:
     return content_hash({k: v for k, v in msgspec.to_builtins(event).items() if k != "hash"})
 
 
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's own; evidence is full of them."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"a payload holds {value!r}, a {type(value).__name__}, which is not JSON-able")
+
+
 def seal(draft: Draft, seq: int, prev: str, recorded_at: datetime) -> Event:
     """Give a draft its place and its hash, its time in UTC and its payload as JSON reads it back; pure.
 
@@ -98,7 +105,7 @@ def seal(draft: Draft, seq: int, prev: str, recorded_at: datetime) -> Event:
     if draft.at.tzinfo is None or recorded_at.tzinfo is None:
         raise ValueError(f"the time of {draft.kind} for {draft.subject} has no zone; events are in aware UTC")
     fields = {name: getattr(draft, name) for name in Draft.__struct_fields__}
-    fields["payload"] = msgspec.json.decode(msgspec.json.encode(draft.payload))
+    fields["payload"] = msgspec.json.decode(msgspec.json.encode(draft.payload, enc_hook=_plain))
     fields["at"] = draft.at.astimezone(UTC)
     event = Event(**fields, seq=seq, prev=prev, recorded_at=recorded_at.astimezone(UTC))
     return msgspec.structs.replace(event, hash=_digest(event))

@@ -30,7 +30,8 @@ def serving(project: Project) -> list[dict[str, Any]]:
             os.kill(int(row["pid"]), 0)
         except (OSError, ValueError, KeyError):
             continue
-        alive.append(row)
+        if "epoch" in row:  # the supervisor's address stands beside its workers
+            alive.append(row)
     return alive
 
 

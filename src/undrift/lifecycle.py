@@ -180,6 +180,7 @@ def train(
         baseline=baseline,
         folds=declared.folds,
         holdout=declared.holdout,
+        seed=declared.seed,
         gap=duration(declared.maturity) if declared.time else duration(0),
         tracking=project.tracking,
         dataset=prepared.dataset,

@@ -59,6 +59,7 @@ def _challenge(project: Project, model: Model, fresh: Fresh, at: datetime, why: 
         trust=project.settings.trust,
         folds=0,
         holdout=model.holdout,
+        seed=model.seed,
         gap=duration(model.maturity),
         tracking=project.tracking,
         dataset=prepared.dataset,

@@ -82,7 +82,7 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
     after = dict(incidents)
     after.update({d.payload["incident"]["fingerprint"]: d.payload["incident"] for d in drafts})
     for state in rollouts:
-        drafts += _judge_rollout(project, model, state, after, now, tick)
+        drafts += _judge_rollout(project, state, after, now)
     asked: list[JobDraft] = []
     if model.retrain is not None:
         decision = consider(
@@ -212,14 +212,14 @@ def _reference(column: ColumnProfile) -> Reference:
 
 
 def _judge_rollout(
-    project: Project, model: Model, state: RolloutState, incidents: dict[str, Any], now: datetime, tick: timedelta
+    project: Project, state: RolloutState, incidents: dict[str, Any], now: datetime
 ) -> tuple[Draft, ...]:
     declared = state.declared
     interface = project.manifest(state.candidate).interface
     if state.stage == "shadow":
-        report, exposure = shadow_evidence(project, model, state, now, tick)
+        report, exposure = shadow_evidence(project, state, now)
     else:
         evidence = collect(project.lake, interface, state, now)
         report, exposure = judge_rollout(declared, state, evidence, now), evidence.exposure
-    frozen = next((str(i["title"]) for i in open_incidents(incidents, model.name) if "freeze" in i["actions"]), "")
+    frozen = next((str(i["title"]) for i in open_incidents(incidents, state.model) if "freeze" in i["actions"]), "")
     return reconcile(declared, state, report, exposure, now, frozen=frozen).drafts

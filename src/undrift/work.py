@@ -74,7 +74,7 @@ class Worker:
             if not busy:
                 stop.wait(wait)
         if self._fence is not None:
-            self.project.jobs.release(CONDUCTOR, self.holder)
+            self.project.jobs.release(CONDUCTOR, self._fence)
 
     def cycle(self) -> bool:
         """Ingest if it is this worker's turn, plan the next tick, do one job; True if anything was done."""
@@ -119,9 +119,8 @@ class Worker:
         """Ask for the next tick once its span of time is complete; in event time, only when earlier jobs are done."""
         journal = self.project.journal
         ticked = journal.get_setting("ticked")
-        if ticked is None:
-            journal.put_setting("ticked", to_micros(_EPOCH + (watermark - _EPOCH) // self.tick * self.tick))
-            return
+        if ticked is None:  # the first tick is the one at or before now: it fills the online store
+            ticked = to_micros(_EPOCH + (watermark - _EPOCH) // self.tick * self.tick - self.tick)
         boundary = from_micros(ticked) + self.tick
         if boundary <= watermark and not self.project.jobs.unfinished(("tick",) if self._wall else KINDS):
             key = f"tick:{boundary.isoformat()}"

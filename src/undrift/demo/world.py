@@ -39,7 +39,7 @@ class Client:
         self.host, self.port = host, port
         self._connection: http.client.HTTPConnection | None = None
 
-    def post(self, path: str, body: Any, request_id: str = "") -> dict[str, Any]:
+    def post(self, path: str, body: Any, key: str = "") -> dict[str, Any]:
         """POST JSON and return the answer.
 
         Raises
@@ -50,8 +50,8 @@ class Client:
 
         data = msgspec.json.encode(body)
         headers = {"content-type": "application/json"}
-        if request_id:
-            headers["x-request-id"] = request_id
+        if key:
+            headers["x-request-id" if path.endswith(":predict") else "idempotency-key"] = key
         problem = ""
         for attempt in range(RETRIES):
             try:
@@ -101,6 +101,10 @@ class World:
         self.sent = 0
         self.requests = 0
 
+    def begin(self, at: datetime) -> None:
+        """Say that event time starts here."""
+        self._send([("/v1/watermark", {"event_time": to_micros(at)}, "")])
+
     def play(self, model: str, day: Day) -> None:
         """Send one day in the order in which things became known, then the watermark of its end."""
         pending: list[dict[str, Any]] = []
@@ -110,7 +114,7 @@ class World:
                 if source == "arrivals":
                     arrived += rows
                 else:
-                    self._send([(f"/v1/sources/{source}", {"rows": rows}, "")])
+                    self._send([(f"/v1/sources/{source}", {"rows": rows}, f"{source}-{slot.start.isoformat()}")])
             self._send(
                 [
                     (f"/v1/models/{model}:predict", {"instances": part}, f"{part[0]['flight_id']}-r")
@@ -120,17 +124,19 @@ class World:
             self.sent += len(slot.asked)
             pending += slot.outcomes
             if number % LATE_SLOTS == LATE_SLOTS - 1:
-                self._outcomes(model, pending, arrived)
+                self._outcomes(model, pending, arrived, slot.start)
                 pending, arrived = [], []
-        self._outcomes(model, pending, arrived)
+        self._outcomes(model, pending, arrived, day.start + timedelta(days=1))
         end = day.start + timedelta(days=1)
         self._send([("/v1/watermark", {"event_time": to_micros(end)}, "")])
 
-    def _outcomes(self, model: str, labels: list[dict[str, Any]], arrived: list[dict[str, Any]]) -> None:
+    def _outcomes(
+        self, model: str, labels: list[dict[str, Any]], arrived: list[dict[str, Any]], until: datetime
+    ) -> None:
         if labels:
             self._send([(f"/v1/models/{model}/labels", {"labels": labels}, "")])
         if arrived:
-            self._send([("/v1/sources/arrivals", {"rows": arrived}, "")])
+            self._send([("/v1/sources/arrivals", {"rows": arrived}, f"arrivals-{until.isoformat()}")])
 
     def _send(self, requests: Sequence[tuple[str, Any, str]]) -> None:
         self.requests += len(requests)

@@ -1,0 +1,201 @@
+"""The demo's project as files, and the days the world will play, made from the rows of flights.py and the story."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from undrift.data.inspect import infer
+from undrift.demo import flights
+from undrift.demo.story import DAY, FIRST_DAY, Story, celsius
+from undrift.demo.world import Day, split_days
+from undrift.deploy.router import bucket
+from undrift.ids import to_micros
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["REQUEST", "Material", "load_material", "write_declarations", "write_project"]
+
+REQUEST: Final = ("flight_id", "carrier", "origin", "dest", "distance", "scheduled_departure", "prediction_time")
+REPORTS: Final = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib")
+
+EXTRA_SOURCE: Final = '''
+carrier_delays = ud.Source(
+    name="carrier_delays",
+    time="known_at",
+    contract=ud.Contract(
+        name="carrier_delays",
+        fields=(
+            ud.Field(name="carrier", type="string"),
+            ud.Field(name="mean_delay", type="number", nullable=True, unit="minute"),
+            ud.Field(name="known_at", type="timestamp"),
+        ),
+    ),
+)
+carrier_delay = ud.FeatureView(
+    name="carrier_delay",
+    source="carrier_delays",
+    entity="carrier",
+    features=(ud.Feature(name="mean_delay"),),
+    ttl="2d",
+)
+'''
+
+
+class Material:
+    """The year's tables and its days, with the faults of fixed date already in them.
+
+    Parameters
+    ----------
+    story : which flights are kept, which faults act when.
+    """
+
+    def __init__(self, story: Story) -> None:
+        import pyarrow.compute as pc
+
+        self.story = story
+        everything = flights.load_flights()
+        self.arrivals = _arrivals(everything)
+        self.weather = flights.load_weather().select(["origin", "observed_at", "known_at", *REPORTS])
+        self.delays = _mean_delays(everything)
+        self.truth = everything
+        asked = everything.filter(pc.less(everything["prediction_time"], story.end))
+        if story.sample > 1:
+            keep = [bucket("quick", name) < 100 / story.sample for name in asked["flight_id"].to_pylist()]
+            asked = asked.filter(pc.and_(pc.greater_equal(asked["prediction_time"], story.start), keep))
+        self._asked = split_days(asked.select(list(REQUEST)), "prediction_time", story.start, story.end)
+        told = _outcomes(asked)
+        self._told = split_days(told, "event_time", story.start, story.end + 3 * DAY)
+        self._weather = split_days(self.weather, "known_at", story.start, story.end)
+        self._arrived = split_days(self.arrivals, "known_at", story.start, story.end)
+        self._delays = split_days(self.delays, "known_at", story.start, story.end)
+
+    def day(self, start: datetime, *, delays: bool, spoiled: bool) -> Day:
+        """What the world sends on one day.
+
+        Parameters
+        ----------
+        delays : the colleague's feed of mean delays is live.
+        spoiled : it sends seconds instead of minutes for the story's carrier.
+        """
+        story = self.story
+        weather = self._weather[start]
+        if story.celsius.start <= start < story.celsius.end:
+            weather = [celsius(row) for row in weather]
+        reports = {"weather": weather, "arrivals": self._arrived[start]}
+        if delays:
+            reports["carrier_delays"] = [
+                {**row, "mean_delay": row["mean_delay"] * story.scale}
+                if spoiled and row["carrier"] == story.carrier and row["mean_delay"] is not None
+                else row
+                for row in self._delays[start]
+            ]
+        return Day(start, self._asked[start], self._told[start], reports)
+
+
+def load_material(story: Story) -> Material:
+    """Everything the story needs, read once."""
+    return Material(story)
+
+
+def _arrivals(everything: pa.Table) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = flights.arrivals(everything)
+    late = pc.cast(table["late"], pa.float64())
+    return pa.table(
+        {"carrier": table["carrier"], "origin": table["origin"], "late": late, "known_at": table["landed_at"]}
+    )
+
+
+def _outcomes(asked: pa.Table) -> pa.Table:
+    """Labels as the airlines tell them: when the flight has landed; never for those that did not arrive."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    landed = asked.filter(pc.is_valid(asked["landed_at"]))
+    return pa.table(
+        {
+            "id": landed["flight_id"],
+            "label": pc.cast(pc.cast(landed["late"], pa.int64()), pa.string()),
+            "event_time": landed["landed_at"],
+        }
+    )
+
+
+def _mean_delays(everything: pa.Table) -> pa.Table:
+    """Mean arrival delay in minutes of each carrier over the three days before each midnight UTC, known at 00:05."""
+    import numpy as np
+    import pyarrow as pa
+
+    landed = flights.arrivals(everything)
+    days = landed["landed_at"].cast(pa.int64()).to_numpy() // 86_400_000_000
+    carriers = np.asarray(landed["carrier"].to_pylist())
+    delays = landed["arr_delay"].to_numpy()
+    rows: dict[str, list[Any]] = {"carrier": [], "mean_delay": [], "known_at": []}
+    first, last = int(days.min()) + 3, int(days.max()) + 1
+    for carrier in np.unique(carriers):
+        mine = carriers == carrier
+        offset = days[mine] - days.min()
+        size = last - int(days.min()) + 1
+        sums, counts = np.bincount(offset, delays[mine], size), np.bincount(offset, minlength=size)
+        total, n = np.cumsum(sums), np.cumsum(counts)
+        for day in range(first, last + 1):
+            place = day - int(days.min())
+            seen = n[place - 1] - (n[place - 4] if place >= 4 else 0)
+            value = (total[place - 1] - (total[place - 4] if place >= 4 else 0.0)) / seen if seen else None
+            rows["carrier"].append(str(carrier))
+            rows["mean_delay"].append(value)
+            rows["known_at"].append(day * 86_400_000_000 + 300_000_000)
+    known = pa.array(rows["known_at"], pa.timestamp("us", "UTC"))
+    return pa.table({"carrier": rows["carrier"], "mean_delay": pa.array(rows["mean_delay"], pa.float64()), "known_at": known})
+
+
+def _template(name: str) -> str:
+    return (files("undrift.demo") / "templates" / f"{name}.tmpl").read_text(encoding="utf-8")
+
+
+def write_project(folder: Path, *, port: int, seed: int = 1) -> str:
+    """Write the project's files, the contract inferred from January to March included; returns the contract's text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("features.py", "train.py", "history.py"):
+        (folder / name).write_text(_template(name), encoding="utf-8")
+    (folder / "undrift.toml").write_text(_template("undrift.toml").replace("{port}", str(port)), encoding="utf-8")
+    write_declarations(folder, seed=seed)
+    table = flights.load_flights()
+    import pyarrow.compute as pc
+
+    first = table.filter(pc.less(table["prediction_time"], FIRST_DAY)).select(list(REQUEST))
+    contract = infer(first, "flights", context=("flight_id", "scheduled_departure", "prediction_time"), max_categories=150)
+    text = contract.to_odcs()
+    (folder / "contract.yaml").write_text(text, encoding="utf-8")
+    return text
+
+
+def write_declarations(folder: Path, *, seed: int = 1, extra: datetime | None = None) -> None:
+    """Write declarations.py: as it should be, or as the colleague changes it for a release at ``extra``."""
+    fill = {
+        "{extra_source}": EXTRA_SOURCE if extra else "",
+        "{extra_history}": ', "carrier_delays": "history:carrier_delays"' if extra else "",
+        "{extra_view}": ", carrier_delay" if extra else "",
+        "{seed}": str(seed),
+        "{training}": "training_for_release" if extra else "training",
+    }
+    text = _template("declarations.py")
+    for mark, value in fill.items():
+        text = text.replace(mark, value)
+    (folder / "declarations.py").write_text(text, encoding="utf-8")
+    until = to_micros(extra or FIRST_DAY)
+    (folder / "released.py").write_text(
+        f'"""Until when the history of this release reaches, in microseconds since 1970 UTC."""\n\nUNTIL = {until}\n',
+        encoding="utf-8",
+    )
+
+
+def slack(span: timedelta) -> str:
+    """A span in days, for people."""
+    return f"{span.total_seconds() / 86400:.0f} d"

@@ -1,0 +1,105 @@
+"""The story of the demo: its dates, the faults that are planted and what is true of them.
+
+Everything that goes wrong on purpose is written here once: the world plays it, the scoreboard compares it with what
+undrift found. Nothing of this is known to the served system.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+__all__ = ["DAY", "FAULTS", "FIRST_DAY", "Fault", "QUICK_EVERY", "Story", "full_story", "quick_story"]
+
+DAY: Final = timedelta(days=1)
+FIRST_DAY: Final = datetime(2013, 4, 1, tzinfo=UTC)
+QUICK_EVERY: Final = 6
+"""The quick run keeps one flight in so many, by the hash of its id."""
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One planted fault.
+
+    ``kind`` is what a monitor or rollout calls it; ``[start, end)`` when it acts, in event time. ``names`` are the
+    words of which one must stand in what undrift says, else the cause was not named.
+    """
+
+    name: str
+    title: str
+    kind: str
+    start: datetime
+    end: datetime
+    names: tuple[str, ...] = ()
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """One run: from when to when, and what is planted.
+
+    ``release`` is the day on which a colleague releases the candidate with a new feature; ``carrier`` is whose feed of
+    that feature goes wrong when the candidate first meets live traffic, by the factor ``scale``.
+    """
+
+    start: datetime
+    end: datetime
+    release: datetime
+    carrier: str
+    scale: float
+    celsius: Fault
+    constant: Fault
+    constant_score: float = 0.2
+    sample: int = 1
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """The faults with fixed dates, in order."""
+        return (self.celsius, self.constant)
+
+
+def _on(month: int, day: int) -> datetime:
+    return datetime(2013, month, day, tzinfo=UTC)
+
+
+FAULTS: Final = {
+    "celsius": Fault(
+        name="celsius",
+        title="weather feed changes from Fahrenheit to Celsius",
+        kind="feed",
+        start=_on(8, 5),
+        end=_on(8, 26),
+        names=("Fahrenheit to Celsius",),
+    ),
+    "constant": Fault(
+        name="constant",
+        title="model server answers a constant",
+        kind="silent",
+        start=_on(10, 7),
+        end=_on(10, 14),
+        names=("constant", "one value", "same"),
+    ),
+}
+
+
+def full_story() -> Story:
+    """April to December."""
+    return Story(
+        start=FIRST_DAY,
+        end=datetime(2014, 1, 1, tzinfo=UTC),
+        release=_on(5, 20),
+        carrier="UA",
+        scale=60.0,
+        celsius=FAULTS["celsius"],
+        constant=FAULTS["constant"],
+    )
+
+
+def quick_story() -> Story:
+    """The same year with one flight in six: fewer units, so decisions take longer."""
+    return msgspec.structs.replace(full_story(), sample=QUICK_EVERY)
+
+
+def celsius(row: dict[str, Any]) -> dict[str, Any]:
+    """A weather report after the change of units."""
+    changed = {name: None if row[name] is None else (row[name] - 32.0) * 5.0 / 9.0 for name in ("temp", "dewp")}
+    return {**row, **changed}
