@@ -35,7 +35,7 @@ _ENTRY = re.compile(r"^(?P<names>[\w*]+(?:, [\w*]+)*) : (?P<text>\S.*)$")
 
 
 def _meanings(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Our docstrings say ``name : meaning`` where NumPy's say ``name : type``: put the meaning where it is looked for."""
+    """Docstrings here say ``name : meaning``, NumPy's ``name : type``: put the meaning where it is looked for."""
     out: list[str] = []
     inside = False
     for place, line in enumerate(lines):

@@ -95,7 +95,9 @@ def test_every_metric_is_documented_with_its_labels() -> None:
     pytest.importorskip("prometheus_client")
     from undrift.deploy.telemetry import Meters
 
-    told = {cells[0]: set(re.findall(r"`(\w+)`", cells[1])) for cells in rows(page("http.md")) if "undrift_" in cells[0]}
+    told = {
+        cells[0]: set(re.findall(r"`(\w+)`", cells[1])) for cells in rows(page("http.md")) if "undrift_" in cells[0]
+    }
     real: dict[str, set[str]] = {}
     for metric in vars(Meters()).values():
         if hasattr(metric, "_labelnames"):
@@ -162,7 +164,9 @@ def test_every_column_of_the_lake_is_documented_with_its_type() -> None:
     )
 
     def types(table: Any) -> dict[str, str]:
-        return {field.name: "struct" if str(field.type).startswith("struct") else str(field.type) for field in table.schema}
+        return {
+            field.name: "struct" if str(field.type).startswith("struct") else str(field.type) for field in table.schema
+        }
 
     assert columns("predictions_<model>") == types(predictions_table(interface, []))
     assert columns("labels_<model>") == types(labels_table([]))
