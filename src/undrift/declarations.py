@@ -145,12 +145,15 @@ def function_path(function: str | Callable[..., Any]) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def _forget_other_projects(root: Path) -> None:
-    """Two projects may both have a ``features.py``: drop modules of that name that come from another folder."""
+def _forget_modules(root: Path, *, own: bool = False) -> None:
+    """Drop modules named like files of this project: those of another project's folder, with ``own`` also this one's.
+
+    Two projects may both have a ``features.py``, and what changed on disk since must be read anew.
+    """
     stems = {file.stem for file in root.glob("*.py")}
     for name in stems & set(sys.modules):
         file = getattr(sys.modules[name], "__file__", None)
-        if file is None or Path(file).resolve().parent != root:
+        if file is not None and (own or Path(file).resolve().parent != root):
             del sys.modules[name]
 
 
@@ -164,7 +167,7 @@ def import_project_module(root: Path, name: str) -> ModuleType:
     root = root.resolve()
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
-    _forget_other_projects(root)
+    _forget_modules(root)
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
@@ -263,7 +266,7 @@ def load_declarations(root: Path, file: str) -> Declarations:
     if not (root / file).is_file():
         raise DeclarationError(f"{root / file} does not exist, but undrift.toml names it as project.declarations.")
     module_name = Path(file).stem
-    sys.modules.pop(module_name, None)
+    _forget_modules(root.resolve(), own=True)
     module = import_project_module(root, module_name)
     sources = {source.name: source for source in _instances(module, Source)}
     models: dict[str, Model] = {}

@@ -6,13 +6,15 @@ before that judges it. Whether to retrain at all was decided in improve/triggers
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare
+from undrift.data import dataset
 from undrift.data.outcomes import outcomes
 from undrift.declarations import Model, resolve_function
 from undrift.deploy.routes import running
+from undrift.develop.performance import label_text
 from undrift.errors import DataError
 from undrift.event import Draft
 from undrift.finding import Verdict
@@ -23,6 +25,9 @@ from undrift.lifecycle import transform_code
 from undrift.monitor.alerts import spoiled_windows
 from undrift.project import Project
 from undrift.releases import start_rollout
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["run_retrain"]
 
@@ -41,16 +46,62 @@ def run_retrain(project: Project, name: str, at: datetime, *, why: str) -> list[
         text = f"not trained: {fresh.why}, {model.retrain.minimum_rows} are needed"
         return _record(project, [finished(name, False, at, text)])
     try:
-        return _challenge(project, model, fresh, at, why)
+        return _challenge(project, model, fresh, _with_history(project, model, fresh), at, why)
     except DataError as error:
         return _record(project, [finished(name, False, at, f"not trained: {error.message}")])
 
 
-def _challenge(project: Project, model: Model, fresh: Fresh, at: datetime, why: str) -> list[str]:
+def _with_history(project: Project, model: Model, fresh: Fresh) -> pa.Table:
+    """The fresh rows, and before them those of the last training data that reach into the window.
+
+    Rows of a prediction that was captured count once: as captured.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    interface = model.interface()
+    trained = [row for row in project.versions(model.name) if row["source"] == "train" and row["dataset"]]
+    if not trained or not interface.time:
+        return fresh.table
+    name, _, version = trained[-1]["dataset"].partition("@")
+    past = dataset.load(project.lake, name, int(version))
+    first = pc.min(fresh.table[interface.time])
+    inside = pc.and_(
+        pc.greater_equal(past[interface.time], pa.scalar(fresh.window.start, past[interface.time].type)),
+        pc.less(past[interface.time], first.cast(past[interface.time].type)),
+    )
+    past = past.filter(inside)
+    labels = past[interface.label]
+    if interface.task != "regression":
+        labels = pa.array([label_text(value) for value in labels.to_pylist()], pa.string())
+    past = past.set_column(past.column_names.index(interface.label), interface.label, labels)
+    shared = [column for column in fresh.table.column_names if column in past.column_names]
+    fields = [fresh.table.schema.field(column) for column in shared]
+    return pa.concat_tables([past.select(shared).cast(pa.schema(fields)), fresh.table.select(shared)])
+
+
+def _share_held_out(table: pa.Table, time: str, span: timedelta, otherwise: float) -> float:
+    """The share of rows in the newest ``span``, kept between a twentieth and a half."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not time:
+        return otherwise
+    moments = table[time].cast(pa.timestamp("us", "UTC"))
+    newest = pc.max(moments).as_py()
+    late = pc.sum(pc.greater(moments, pa.scalar(newest - span, pa.timestamp("us", "UTC")))).as_py()
+    return min(max(late / table.num_rows, 0.05), 0.5)
+
+
+def _challenge(
+    project: Project, model: Model, fresh: Fresh, table: pa.Table, at: datetime, why: str
+) -> list[str]:
     from undrift.develop import training  # scikit-learn and friends, only when something is trained
 
     name = model.name
-    prepared = prepare(project, model, fresh.table, actor="work", name=f"{name}_fresh")
+    assert model.retrain is not None, "a retrain job exists only for models that declare it"
+    prepared = prepare(project, model, table, actor="work", name=f"{name}_fresh")
+    held_out = _share_held_out(prepared.table, model.time, duration(model.retrain.fresh), model.holdout)
     done = training.train(
         model.interface(classes_of(model, prepared.table)),
         resolve_function(project.root, model.train, what=f"train of model {name!r}"),
@@ -58,7 +109,7 @@ def _challenge(project: Project, model: Model, fresh: Fresh, at: datetime, why: 
         artifacts=project.artifacts,
         trust=project.settings.trust,
         folds=0,
-        holdout=model.holdout,
+        holdout=held_out,
         seed=model.seed,
         gap=duration(model.maturity),
         tracking=project.tracking,

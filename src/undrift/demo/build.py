@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["REQUEST", "Material", "load_material", "write_declarations", "write_project"]
 
 REQUEST: Final = ("flight_id", "carrier", "origin", "dest", "distance", "scheduled_departure", "prediction_time")
-REPORTS: Final = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib")
+REPORTS: Final = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "visib")
 
 EXTRA_SOURCE: Final = '''
 carrier_delays = ud.Source(

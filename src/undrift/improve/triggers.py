@@ -33,7 +33,8 @@ class Retrain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Parameters
     ----------
     monitors : monitors whose incidents may ask; all whose actions name ``retrain`` if empty.
-    window : how much of the latest labelled traffic it is trained on.
+    window : how much of the past it is trained on: captured traffic and, before that, the model's own training data.
+    fresh : the newest part of it, held out: there the challenger must beat the champion.
     minimum_rows : labelled rows without which nothing is trained.
     cooldown : shortest time between two requests.
     maximum_age : ask when the champion is older, whatever monitors say; never if empty.
@@ -43,6 +44,7 @@ class Retrain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     monitors: tuple[str, ...] = ()
     window: str = "60d"
+    fresh: str = "14d"
     minimum_rows: int = 1000
     cooldown: str = "14d"
     maximum_age: str = ""
@@ -51,7 +53,7 @@ class Retrain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     per: str = "90d"
 
     def __post_init__(self) -> None:
-        for name in ("window", "cooldown", "per", "maximum_age"):
+        for name in ("window", "fresh", "cooldown", "per", "maximum_age"):
             text = getattr(self, name)
             try:
                 duration(text) if text or name != "maximum_age" else None
