@@ -285,7 +285,7 @@ def status(found: Mapping[str, Any]) -> RenderableType:
         _pairs(
             [
                 ("serve", serving or "not running (undrift serve)"),
-                ("taken in until", _minute(work["watermark"])),
+                *([("taken in until", _minute(work["watermark"]))] if work["watermark"] else []),
                 ("judged until", _minute(work["ticked"])),
                 ("jobs", jobs or "none yet"),
             ]
