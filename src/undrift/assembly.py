@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undrift.data.features import FeatureView, Transform
+from undrift.data.inspect import check
 from undrift.data.offline import feature_table, materialise, point_in_time
 from undrift.declarations import Model, resolve_function
 from undrift.develop.bundle import Interface, load_functions
-from undrift.errors import DataError, DeclarationError
+from undrift.errors import ConflictError, DataError, DeclarationError
 from undrift.ids import duration, from_micros, to_micros
 from undrift.project import Project
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fill_sources", "materialise_views", "read_table", "view_tables", "with_features"]
 
+ATTEMPTS = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -67,7 +69,11 @@ def read_table(root: Path, data: str | Callable[..., Any]) -> pa.Table:
 
 
 def fill_sources(project: Project) -> dict[str, int]:
-    """Load the past rows of each source that declares a history and is not in the lake yet; rows per source."""
+    """Load the past rows of each source that declares a history and is not in the lake yet; rows per source.
+
+    They take the types of the contract, as rows that are pushed later have them; rows that break it are left out, as
+    the server would refuse them, and noted.
+    """
     import pyarrow as pa
 
     filled = {}
@@ -81,9 +87,15 @@ def fill_sources(project: Project) -> dict[str, int]:
         missing = [column for column in wanted if column not in rows.column_names]
         if missing:
             raise DataError(f"the history of source {name!r} ({path}) lacks the column(s) {', '.join(missing)}.")
-        known = rows[source.known_at].cast(pa.timestamp("us", "UTC"))
-        rows = rows.select(wanted)
-        rows = rows.append_column("received_at", known).append_column("date", known.cast(pa.date32()))
+        checked = check(rows.select(wanted), source.contract)
+        if checked.quarantined.num_rows:
+            left, reason = checked.quarantined.num_rows, checked.quarantined["reason"][0].as_py()
+            project.note(
+                f"the history of source {name!r} ({path}): {left} of {rows.num_rows} rows break its contract and are "
+                f"left out (the first: {reason})."
+            )
+        known = checked.accepted[source.known_at]
+        rows = checked.accepted.append_column("received_at", known).append_column("date", known.cast(pa.date32()))
         project.lake.append(table, rows, marks={"history": 0})
         filled[name] = rows.num_rows
     return filled
@@ -103,36 +115,50 @@ def _views(project: Project, extra: Iterable[FeatureView] = ()) -> list[FeatureV
 def materialise_views(project: Project, until: datetime) -> None:
     """Compute every aggregated view at each hop up to a moment; into the lake, and the latest values online.
 
-    Idempotent: the hops done are part of the same commit as their rows.
+    Idempotent: the hops done are part of the same commit as their rows, and a worker that finds another to have done
+    some of them goes on after those. Values go online first, so that a crash in between leaves no hop out there.
+
+    Raises
+    ------
+    ConflictError : others did hops again and again while these were computed.
     """
     for view in _views(project):
-        if not view.aggregates:
-            continue
-        table, hop = f"view_{view.key}", duration(view.hop)
-        source = project.declarations.sources.get(view.source)
-        if source is None:
-            raise DeclarationError(f"view {view.name!r} takes from the source {view.source!r}, which is not declared.")
-        end = _EPOCH + (until - _EPOCH) // hop * hop
-        done = project.lake.marks(table, ["hops"])["hops"]
-        if done >= to_micros(end):
-            continue
-        known = source.known_at
-        widest = max(duration(a.window) for a in view.aggregates)
-        start = from_micros(done) if done >= 0 else None
-        where: list[tuple[str, str, Any]] = [("date", "<=", end.date())]
-        if start is not None:
-            where.append(("date", ">=", (start - widest).date()))
-        rows = project.lake.scan(f"source_{view.source}", where=where)
-        if rows is None or rows.num_rows == 0:
-            continue
-        if start is None:
-            import pyarrow.compute as pc
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                _materialise(project, view, until)
+                break
+            except ConflictError:
+                if attempt == ATTEMPTS:
+                    raise
 
-            start = pc.min(rows[known]).as_py() - timedelta(microseconds=1)
-        values = materialise(view, rows, source, start, end)
-        if values.num_rows:
-            project.lake.append(table, _dated(values), marks={"hops": to_micros(end)})
-            _put_online(project, view, values)
+
+def _materialise(project: Project, view: FeatureView, until: datetime) -> None:
+    if not view.aggregates:
+        return
+    table, hop = f"view_{view.key}", duration(view.hop)
+    source = project.declarations.sources.get(view.source)
+    if source is None:
+        raise DeclarationError(f"view {view.name!r} takes from the source {view.source!r}, which is not declared.")
+    end = _EPOCH + (until - _EPOCH) // hop * hop
+    done = project.lake.marks(table, ["hops"])["hops"]
+    if done >= to_micros(end):
+        return
+    widest = max(duration(a.window) for a in view.aggregates)
+    start = from_micros(done) if done >= 0 else None
+    where: list[tuple[str, str, Any]] = [("date", "<=", end.date())]
+    if start is not None:
+        where.append(("date", ">=", (start - widest).date()))
+    rows = project.lake.scan(f"source_{view.source}", where=where)
+    if rows is None or rows.num_rows == 0:
+        return
+    if start is None:
+        import pyarrow.compute as pc
+
+        start = pc.min(rows[source.known_at]).as_py() - timedelta(microseconds=1)
+    values = materialise(view, rows, source, start, end)
+    if values.num_rows:
+        _put_online(project, view, values)
+        project.lake.append(table, _dated(values), marks={"hops": to_micros(end)}, since={"hops": done})
 
 
 def _dated(values: pa.Table) -> pa.Table:

@@ -172,10 +172,13 @@ def import_project_module(root: Path, name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        place = inspect.trace()[-1]
-        where = f"{Path(place.filename).name}:{place.lineno}"
+        if isinstance(error, SyntaxError) and error.filename:  # where the text is wrong, not where it was being read
+            where, text = f"{Path(error.filename).name}:{error.lineno}", error.msg
+        else:
+            place = inspect.trace()[-1]
+            where, text = f"{Path(place.filename).name}:{place.lineno}", str(error)
         raise DeclarationError(
-            f"{name}.py of the project in {root} cannot be loaded: {type(error).__name__}: {error} ({where})."
+            f"{name}.py of the project in {root} cannot be loaded: {type(error).__name__}: {text} ({where})."
         ) from error
 
 
@@ -237,6 +240,10 @@ def _check(model: Model, contract: Contract, sources: Mapping[str, Source]) -> N
         wrong += [f"transform {transform.name!r}: input {i!r} is no field" for i in transform.inputs if i not in known]
     names = [i.name for i in model.interface().inputs] if not isinstance(model.contract, str) else []
     wrong += [f"input {name!r} is defined twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    named = [monitor.name for monitor in model.monitors]
+    wrong += [f"two monitors are named {name!r}" for name in sorted({n for n in named if named.count(n) > 1})]
+    if model.views and not model.time:
+        wrong.append("views are looked up as known at a time, so the model needs a `time` field")
     try:
         duration(model.maturity)
     except ValueError as error:
