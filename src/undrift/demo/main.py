@@ -23,7 +23,9 @@ from undrift.demo.scoreboard import Scoreboard, build_scoreboard
 from undrift.demo.story import DAY, full_story, quick_story
 from undrift.demo.system import free_port
 from undrift.demo.telling import tell_contract, tell_scoreboard, tell_trained
+from undrift.demo.truth import Known
 from undrift.deploy.predictor import load
+from undrift.develop.packing import Reference
 from undrift.errors import ConflictError, SettingsError
 
 __all__ = ["run"]
@@ -86,13 +88,14 @@ def run(
 
 
 def _score(play: Play, story: Any) -> Scoreboard:
-    first = play.project.version("flights", 1)
-    folder = play.project.artifacts.get(first["bundle"])
-    predictor = load(folder, play.project.settings.trust)
+    versions = {}
+    for row in play.project.versions("flights"):
+        bundle = play.project.artifacts.get(row["bundle"])
+        versions[row["version"]] = Known(load(bundle, play.project.settings.trust), Reference.read(bundle))
     months = (story.end - story.start).days / 30
     budget = sum(monitor.budget for monitor in play.project.model("flights").monitors) * months
     return build_scoreboard(
-        story, play.log(), play.captured(), predictor, folder, play.release_rollout, play.spoiled_since, budget
+        story, play.log(), play.captured(), versions, play.release_rollout, play.spoiled_since, budget
     )
 
 

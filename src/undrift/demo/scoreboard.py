@@ -1,22 +1,21 @@
 """What undrift found against what was true: decisions with their evidence, and quality month by month.
 
-The truth of planted faults comes from story.py; whether an alert about drift or decay was true is computed from the raw
-year and from raw outcomes, by other code than the monitors use.
+What is true of planted faults stands in story.py; whether anything else was right is asked of truth.py, which uses
+other code and more rows than the monitors do. Nothing here depends on the clock on the wall: a seed gives one table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
-from undrift.demo.story import Fault, Story
-from undrift.deploy.predictor import Predictor
-from undrift.develop.packing import Reference
+from undrift.demo.chronicle import champion_at, reigns
+from undrift.demo.story import DAY, Fault, Story
+from undrift.demo.truth import Known, Month, Truth
 from undrift.event import Event
 
 if TYPE_CHECKING:
@@ -25,13 +24,26 @@ if TYPE_CHECKING:
 __all__ = ["Month", "Row", "Scoreboard", "build_scoreboard"]
 
 PRACTICAL_DRIFT: Final = 0.15
+"""Distance to training from which a column did move in the four weeks around an alert: a week of rain is no drift."""
 PRACTICAL_DECAY: Final = 0.05
-ECHO: Final = timedelta(days=10)
-"""How long after a fault's end an alert may still be about it."""
+PRACTICAL_MISSING: Final = 0.3
+PRACTICAL_TRAFFIC: Final = 0.5
+AROUND: Final = 14 * DAY
+AFTERWARDS: Final = 28 * DAY
+"""How long after a rollout both versions are compared on the same flights."""
+ECHO: Final = 10 * DAY
+"""How long after a fault's end an alert may still be about it: units that go back are a change too."""
+RELEASED_SOURCE: Final = "carrier_delays"
+DECISIONS: Final = {
+    "retrain.refused": "retrain refused",
+    "retrain.finished": "retrain",
+    "rollout.succeeded": "rollout won",
+    "rollout.rolled_back": "rolled back",
+}
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table of decisions."""
+    """One line of the table of decisions; ``evidence`` is the first figure that undrift's log gives for what it did."""
 
     at: str
     what: str
@@ -40,23 +52,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     delay: str
     exposed: str
     verdict: str
-
-
-class Month(msgspec.Struct, frozen=True, kw_only=True):
-    """One month: flights, share late, and log loss and AUC of what was served and of the first model throughout."""
-
-    name: str
-    n: int
-    late: float
-    served: float
-    never: float
-    served_auc: float
-    never_auc: float
-    champion: int
+    evidence: str = ""
 
 
 class Scoreboard(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a run."""
+    """The outcome of a run.
+
+    ``served`` and ``never`` are mean log losses over all flights with an outcome, as served and had the first model
+    never been updated; ``gain`` is what the updates saved, ``final_served`` and ``final_never`` are of the last month.
+    """
 
     rows: tuple[Row, ...]
     months: tuple[Month, ...]
@@ -75,18 +79,15 @@ class Scoreboard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def good(self) -> bool:
-        """Every planted fault caught, no more false alarms than the budget, the last month better than never updated."""
-        return (
-            self.caught == self.planted and self.false_alarms <= self.budget and self.final_served < self.final_never
-        )
+        """Every planted fault caught, false alarms within the budget, the last month better than never updated."""
+        return self.caught == self.planted and self.false_alarms <= self.budget and self.final_served < self.final_never
 
 
 def build_scoreboard(
     story: Story,
     events: Sequence[Event],
     rows: pa.Table,
-    first: Predictor,
-    folder: Path,
+    versions: Mapping[int, Known],
     release: str,
     spoiled: datetime | None,
     budget: float,
@@ -96,170 +97,219 @@ def build_scoreboard(
     Parameters
     ----------
     rows : all predictions with their outcomes.
-    first, folder : the first model and its bundle, for what would have been without updates.
-    release : id of the colleague's rollout; ``spoiled`` since when its feed was wrong.
+    versions : every version by number; 1 is what would have been without updates.
+    release : id of the colleague's rollout, empty if its gate did not pass; ``spoiled`` since when its feed was wrong.
     budget : false alarms that the declared monitors may raise in the time of the run.
     """
-    served = _Served(rows, first, folder)
-    lines: list[Row] = []
-    caught = 0
-    for fault in story.faults:
-        line, found = _fault(fault, events, served)
-        lines.append(line)
-        caught += found
-    line, found = _release(story, events, release, spoiled)
-    lines.append(line)
-    caught += found
+    truth = Truth(story, rows, versions)
+    champions = reigns(events, story)
+    planted = [
+        *(_fault(fault, events, truth) for fault in story.faults),
+        _release(story, events, release, spoiled),
+    ]
+    lines = [line for line, _ in planted]
     false_alarms = 0
     for event in events:
         if event.kind != "alert.opened":
             continue
         incident = event.payload["incident"]
-        if any(_about(incident, fault) for fault in story.faults) or _about_release(incident, spoiled):
+        if any(_about(incident, event.at, fault) for fault in story.faults):
             continue
-        truth, true = _truth_of(incident, event.at, served, story)
-        false_alarms += not true
-        lines.append(
-            Row(
-                at=f"{event.at:%Y-%m-%d}",
-                what=f"alert: {incident['monitor']}",
-                truth=truth,
-                undrift=_short(event.why),
-                delay="",
-                exposed="",
-                verdict="true" if true else "FALSE ALARM",
-            )
-        )
-    promoted, refused = 0, 0
-    for event in events:
-        line_or_none = _decision(event, release)
-        if line_or_none is not None:
-            lines.append(line_or_none)
-        promoted += event.kind == "rollout.succeeded"
-        refused += event.kind == "retrain.refused" or (
-            event.kind == "retrain.finished" and not event.payload.get("accepted")
-        )
-    months = served.months(events)
-    whole = np.isfinite(served.loss)
-    last = months[-1] if months else None
+        if _about_release(incident, event.at, spoiled):
+            continue
+        told, right = _truth_of(incident, event.at, truth, champion_at(champions, event.at - DAY))
+        false_alarms += not right
+        lines.append(_alert(event, told, right))
+    others = [event for event in events if event.subject != f"rollout:{release}"]
+    lines += [_decision(event, truth) for event in others if event.kind in DECISIONS]
+    months = truth.months(champions)
+    known = np.isfinite(truth.loss)
+    served, never = ((float(loss[known].mean()) if known.any() else float("nan")) for loss in (truth.loss, truth.never))
     return Scoreboard(
         rows=tuple(sorted(lines, key=lambda line: (line.at, line.what))),
         months=months,
         false_alarms=false_alarms,
         budget=budget,
-        caught=caught,
-        planted=len(story.faults) + 1,
-        served=float(served.loss[whole].mean()),
-        never=float(served.never[whole].mean()),
-        gain=float((served.never - served.loss)[whole].mean()),
-        final_served=last.served if last else float("nan"),
-        final_never=last.never if last else float("nan"),
+        caught=sum(found for _, found in planted),
+        planted=len(planted),
+        served=served,
+        never=never,
+        gain=never - served,
+        final_served=months[-1].served if months else float("nan"),
+        final_never=months[-1].never if months else float("nan"),
         predictions=rows.num_rows,
-        promoted=promoted,
-        refused=refused,
+        promoted=sum(event.kind == "rollout.succeeded" for event in others),
+        refused=sum(
+            event.kind == "retrain.refused" or (event.kind == "retrain.finished" and not event.payload.get("accepted"))
+            for event in events
+        ),
     )
 
 
 # -- planted faults -------------------------------------------------------------------------------------------------
 
 
-def _about(incident: dict[str, Any], fault: Fault) -> bool:
-    opened = datetime.fromisoformat(incident["opened_at"])
-    return incident["kind"] == fault.kind and fault.start <= opened <= fault.end + ECHO
+def _about(incident: dict[str, Any], at: datetime, fault: Fault) -> bool:
+    """A tick judges what came before it, so nothing at the very start of a fault is about the fault."""
+    of_source = not fault.source or incident["source"] == fault.source
+    return incident["kind"] == fault.kind and of_source and fault.start < at <= fault.end + ECHO
 
 
-def _about_release(incident: dict[str, Any], spoiled: datetime | None) -> bool:
-    return incident["source"] == "carrier_delays" and spoiled is not None
+def _about_release(incident: dict[str, Any], at: datetime, spoiled: datetime | None) -> bool:
+    return incident["source"] == RELEASED_SOURCE and spoiled is not None and at > spoiled
 
 
-def _fault(fault: Fault, events: Sequence[Event], served: _Served) -> tuple[Row, bool]:
-    for event in events:
-        if event.kind != "alert.opened" or not _about(event.payload["incident"], fault):
-            continue
-        exposed = served.between(fault.start, event.at)
-        named = any(word.lower() in event.why.lower() for word in fault.names)
-        return Row(
-            at=f"{fault.start:%Y-%m-%d}",
-            what="planted fault",
-            truth=f"{fault.title}, until {fault.end:%Y-%m-%d}",
-            undrift=f"alert: {_short(event.why)}",
-            delay=_days(event.at - fault.start),
-            exposed=f"{exposed:,}",
-            verdict="caught" if named else "caught, cause not named",
-        ), named
-    return Row(
+def _fault(fault: Fault, events: Sequence[Event], truth: Truth) -> tuple[Row, bool]:
+    """Caught: while it lasted (the tick after its last day included), an alert said what it is."""
+    told = [
+        event
+        for event in events
+        if event.kind in ("alert.opened", "alert.updated")
+        and fault.start < event.at <= fault.end
+        and _about(event.payload["incident"], event.at, fault)
+    ]
+    naming = [e for e in told if any(word.lower() in e.why.lower() for word in fault.names)]
+    line = Row(
         at=f"{fault.start:%Y-%m-%d}",
         what="planted fault",
-        truth=fault.title,
+        truth=f"{fault.title}, until {fault.end:%Y-%m-%d}",
         undrift="nothing",
         delay="",
-        exposed=f"{served.between(fault.start, fault.end):,}",
+        exposed=f"{truth.asked(fault.start, fault.end):,}",
         verdict="MISSED",
-    ), False
+    )
+    if not told:
+        return line, False
+    event = naming[0] if naming else told[0]
+    return msgspec.structs.replace(
+        line,
+        undrift=f"alert: {_short(event.why)}",
+        delay=_days(event.at - fault.start),
+        exposed=f"{truth.asked(fault.start, event.at):,}",
+        evidence=_evidence(event),
+        verdict="caught" if naming else "NOT NAMED",
+    ), bool(naming)
 
 
 def _release(story: Story, events: Sequence[Event], release: str, spoiled: datetime | None) -> tuple[Row, bool]:
-    truth = f"a candidate that passed the gate is wrong online for {story.carrier}"
-    ended = [e for e in events if e.subject == f"rollout:{release}" and e.kind in ("rollout.rolled_back", "rollout.succeeded")]
-    at = f"{spoiled or story.release:%Y-%m-%d}"
-    if not ended or ended[0].kind == "rollout.succeeded" or spoiled is None:
-        seen = ended[0].kind if ended else "no decision"
-        return Row(at=at, what="planted fault", truth=truth, undrift=seen, delay="", exposed="", verdict="MISSED"), False
+    """Caught: a guardrail failed and the candidate was rolled back, after its feed had gone wrong."""
+    line = Row(
+        at=f"{spoiled or story.release:%Y-%m-%d}",
+        what="planted fault",
+        truth=f"a candidate that passed the gate is wrong online for {story.carrier}",
+        undrift="no decision" if release else "the candidate did not pass the gate",
+        delay="",
+        exposed="",
+        verdict="MISSED",
+    )
+    ended = [
+        event
+        for event in events
+        if release
+        and event.subject == f"rollout:{release}"
+        and event.kind in ("rollout.rolled_back", "rollout.succeeded")
+    ]
+    if not ended:
+        return line, False
     event = ended[0]
     state = event.payload["state"]
-    return Row(
-        at=at,
-        what="planted fault",
-        truth=truth,
-        undrift=f"rolled back at {_last_weight(state):g} %: {_short(event.why)}",
-        delay=_days(event.at - spoiled),
+    failed = [f for f in event.payload["evidence"].get("findings", ()) if f["verdict"] == "FAIL"]
+    back = event.kind == "rollout.rolled_back"
+    found = back and bool(failed) and spoiled is not None and event.at > spoiled
+    named = any(f"carrier={story.carrier}" in f["where"] for f in failed)
+    done = f"rolled back {_from_weight(state)}" if back else "became champion"
+    return msgspec.structs.replace(
+        line,
+        undrift=f"{done}: {_short(event.why)}",
+        delay=_days(event.at - spoiled) if spoiled is not None else "",
         exposed=f"{state['exposed_units']:,}",
-        verdict="caught",
-    ), True
+        evidence=_evidence(event),
+        verdict=("caught" if named else "caught, wide") if found else "MISSED",
+    ), found
 
 
-def _last_weight(state: dict[str, Any]) -> float:
-    weights = [span[0] if isinstance(span, list) else span["weight"] for span in state["spans"]]
-    return float(weights[-2] if len(weights) > 1 else weights[-1])
+def _from_weight(state: dict[str, Any]) -> str:
+    """The weight it had before the end, which is the last span."""
+    return f"at {state['spans'][-2]['weight']:g} %" if len(state["spans"]) > 1 else "in shadow"
 
 
-# -- other decisions --------------------------------------------------------------------------------------------------
+# -- everything else ---------------------------------------------------------------------------------------------------
 
 
-def _decision(event: Event, release: str) -> Row | None:
-    if event.subject == f"rollout:{release}":
-        return None
-    names = {
-        "retrain.refused": "retrain refused",
-        "retrain.finished": "retrain",
-        "rollout.succeeded": "rollout won",
-        "rollout.rolled_back": "rolled back",
-    }
-    if event.kind not in names:
-        return None
-    exposed = event.payload.get("state", {}).get("exposed_units", "")
+def _alert(event: Event, told: str, right: bool) -> Row:
     return Row(
         at=f"{event.at:%Y-%m-%d}",
-        what=names[event.kind],
-        truth="",
+        what=f"alert: {event.payload['incident']['monitor']}",
+        truth=told,
         undrift=_short(event.why),
         delay="",
-        exposed=f"{exposed:,}" if isinstance(exposed, int) else "",
-        verdict="",
+        exposed="",
+        evidence=_evidence(event),
+        verdict="true" if right else "FALSE ALARM",
     )
 
 
-def _truth_of(incident: dict[str, Any], at: datetime, served: _Served, story: Story) -> tuple[str, bool]:
-    """Whether an alert that is about no planted fault is true, from the raw outcomes and inputs."""
+def _decision(event: Event, truth: Truth) -> Row:
+    told, verdict = "", ""
+    exposed = ""
+    if event.kind.startswith("rollout."):
+        state = event.payload["state"]
+        exposed = f"{state['exposed_units']:,}"
+        told, verdict = _worth(event, truth)
+    return Row(
+        at=f"{event.at:%Y-%m-%d}",
+        what=DECISIONS[event.kind],
+        truth=told,
+        undrift=_short(event.why),
+        delay="",
+        exposed=exposed,
+        evidence=_evidence(event),
+        verdict=verdict,
+    )
+
+
+def _worth(event: Event, truth: Truth) -> tuple[str, str]:
+    """Whether the right version won: both on all flights of the weeks after, whoever answered them."""
+    state = event.payload["state"]
+    new, old = state["candidate_version"], state["champion_version"]
+    losses = [truth.loss_of(version, event.at, event.at + AFTERWARDS) for version in (new, old)]
+    if losses[0] is None or losses[1] is None:
+        return "too few outcomes afterwards to compare", ""
+    told = f"loss of the 4 weeks after: {losses[0]:.4f} by version {new}, {losses[1]:.4f} by version {old}"
+    better = losses[0] < losses[1]
+    return told, "right" if better == (event.kind == "rollout.succeeded") else "WRONG"
+
+
+def _truth_of(incident: dict[str, Any], at: datetime, truth: Truth, champion: int) -> tuple[str, bool]:
+    """Whether an alert that is about no planted fault is true, from raw outcomes and captured inputs."""
     if incident["kind"] == "performance":
-        change = served.decay(at - timedelta(days=14), at)
-        return f"loss of the last 14 days {change:+.0%} against the weeks of training", change > PRACTICAL_DECAY
+        change = truth.decay(champion, at - AROUND, at)
+        if change is None:
+            return "too few outcomes to say", False
+        return f"loss of the 14 days before {change:+.0%} against what was expected", change > PRACTICAL_DECAY
     if incident["kind"] == "drift":
-        sizes = {column: served.moved(column, at - timedelta(days=7), at) for column in incident["columns"]}
-        worst = min(sizes.values(), default=0.0)
-        told = ", ".join(f"{column} {size:.2f}" for column, size in sorted(sizes.items(), key=lambda kv: -kv[1])[:4])
-        return f"distance to training: {told}", worst > PRACTICAL_DRIFT
+        sizes = {name: truth.moved(champion, name, at - AROUND, at + AROUND) for name in incident["columns"]}
+        known = sorted(((size or 0.0, name) for name, size in sizes.items()), reverse=True)
+        told = ", ".join(f"{name} {size:.2f}" for size, name in known[:4])
+        return f"distance to training in the 4 weeks around: {told}", bool(known) and known[-1][0] > PRACTICAL_DRIFT
+    missing = truth.missing(incident["columns"] or truth.inputs_of(champion), at)
+    if missing > PRACTICAL_MISSING:
+        return f"{missing:.0%} of values were missing that day, in the data as published", True
+    traffic = truth.traffic(at)
+    if incident["kind"] == "silent" and traffic < PRACTICAL_TRAFFIC:
+        return f"traffic was {traffic:.0%} of the usual", True
     return "nothing was planted", False
+
+
+def _evidence(event: Event) -> str:
+    """The figure behind a decision: of an alert or a rollout its worst finding, of a retrain the gate's first."""
+    held = event.payload.get("gate") or event.payload.get("evidence") or []
+    findings = held.get("findings", []) if isinstance(held, dict) else held
+    failed = [f for f in findings if f["verdict"] == "FAIL"]
+    for finding in [*failed, *findings]:
+        where = finding.get("where", "all")
+        return _short(finding["why"] + ("" if where == "all" else f" for {where}"), 240)
+    return ""
 
 
 def _days(span: timedelta) -> str:
@@ -269,105 +319,3 @@ def _days(span: timedelta) -> str:
 def _short(text: str, most: int = 150) -> str:
     first = text.splitlines()[0] if text else ""
     return first if len(first) <= most else first[: most - 1] + "…"
-
-
-class _Served:
-    """What was served, what the first model would have answered, and what came of it."""
-
-    def __init__(self, rows: pa.Table, first: Predictor, folder: Path) -> None:
-        import pyarrow.compute as pc
-
-        answered = rows.filter(pc.and_(pc.is_null(rows["error"]), pc.is_valid(rows["score"])))
-        self.times = answered["event_time"].cast("int64").to_numpy()
-        self.version = answered["version"].to_numpy()
-        names = [given.name for given in first.manifest.interface.inputs]
-        columns: dict[str, Any] = {}
-        for part in ("inputs", "features"):
-            for field in answered[part].type:
-                columns[field.name] = pc.struct_field(answered[part], field.name)
-        self.columns = columns
-        again = first.predict({name: columns[name].to_pylist() for name in names})
-        label = answered["label"].to_pylist()
-        self.y = np.array([np.nan if text is None else float(text) for text in label])
-        self.score = answered["score"].to_numpy()
-        self.first = np.asarray(again.score, dtype=np.float64)
-        constant = self._constant_days()
-        self.first = np.where(constant, self.score, self.first)  # a server that answers a constant would spoil it too
-        self.loss, self.never = _log_loss(self.y, self.score), _log_loss(self.y, self.first)
-        expected = first.manifest.trained["performance"]["losses"]["log_loss"]["value"]
-        self.expected = float(expected)
-        self.profiles = dict(Reference.read(folder).inputs.columns)
-
-    def _constant_days(self) -> Any:
-        days = self.times // 86_400_000_000
-        out = np.zeros(len(days), dtype=bool)
-        for day in np.unique(days):
-            here = days == day
-            if here.sum() > 20 and np.ptp(self.score[here]) < 1e-9:
-                out |= here
-        return out
-
-    def _inside(self, start: datetime, end: datetime) -> Any:
-        low, high = start.timestamp() * 1e6, end.timestamp() * 1e6
-        return (self.times >= low) & (self.times < high)
-
-    def between(self, start: datetime, end: datetime) -> int:
-        return int(self._inside(start, end).sum())
-
-    def decay(self, start: datetime, end: datetime) -> float:
-        here = self._inside(start, end) & np.isfinite(self.loss)
-        return float(self.loss[here].mean() / self.expected - 1) if here.any() else 0.0
-
-    def moved(self, column: str, start: datetime, end: datetime) -> float:
-        """Kolmogorov-Smirnov distance (numbers) or total variation (text) to the profile of the first model."""
-        here = self._inside(start, end)
-        profile = self.profiles.get(column)
-        if profile is None or column not in self.columns:
-            return 1.0 if column == "score" else 0.0
-        values = self.columns[column].filter(here)
-        if profile.kind == "string":
-            names = [name for name, _ in profile.top]
-            total = max(profile.values, 1)
-            shares = np.array([count / total for _, count in profile.top])
-            seen = values.to_pylist()
-            now = np.array([seen.count(name) / max(len(seen), 1) for name in names])
-            return float(np.abs(shares - now).sum() / 2)
-        x = np.asarray(values.cast("float64").drop_null().to_numpy(), dtype=float)
-        edges = np.array(profile.edges)
-        if not len(x) or not len(edges):
-            return 0.0
-        reference = np.cumsum(profile.counts)[:-1] / max(sum(profile.counts), 1)
-        now = np.searchsorted(np.sort(x), edges, side="left") / len(x)
-        return float(np.abs(reference - now).max())
-
-    def months(self, events: Sequence[Event]) -> tuple[Month, ...]:
-        from sklearn.metrics import roc_auc_score
-
-        champions = [(e.at, e.payload["state"]["candidate_version"]) for e in events if e.kind == "rollout.succeeded"]
-        found = []
-        stamps = self.times.astype("datetime64[us]").astype("datetime64[M]")
-        for month in np.unique(stamps):
-            here = (stamps == month) & np.isfinite(self.y)
-            if here.sum() < 50:
-                continue
-            end = (month + 1).astype("datetime64[s]").astype(datetime)
-            live = [version for at, version in champions if at.replace(tzinfo=None) < end]
-            found.append(
-                Month(
-                    name=str(month),
-                    n=int(here.sum()),
-                    late=float(self.y[here].mean()),
-                    served=float(self.loss[here].mean()),
-                    never=float(self.never[here].mean()),
-                    served_auc=float(roc_auc_score(self.y[here], self.score[here])),
-                    never_auc=float(roc_auc_score(self.y[here], self.first[here])),
-                    champion=live[-1] if live else 1,
-                )
-            )
-        return tuple(found)
-
-
-def _log_loss(y: Any, p: Any) -> Any:
-    q = np.clip(np.where(y == 1, p, 1 - p), 1e-7, 1)
-    return np.where(np.isfinite(y), -np.log(q), np.nan)
-

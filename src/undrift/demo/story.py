@@ -23,7 +23,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One planted fault.
 
     ``kind`` is what a monitor or rollout calls it; ``[start, end)`` when it acts, in event time. ``names`` are the
-    words of which one must stand in what undrift says, else the cause was not named.
+    words of which one must stand in what undrift says, else the cause was not named; ``source`` is the feed it is in.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     start: datetime
     end: datetime
     names: tuple[str, ...] = ()
+    source: str = ""
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +70,7 @@ FAULTS: Final = {
         start=_on(8, 5),
         end=_on(8, 26),
         names=("Fahrenheit to Celsius",),
+        source="weather",
     ),
     "constant": Fault(
         name="constant",
