@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,10 +17,20 @@ from undrift.ids import to_micros
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["REQUEST", "Material", "load_material", "write_declarations", "write_project"]
+__all__ = [
+    "REQUEST",
+    "Material",
+    "arrival_reports",
+    "load_material",
+    "mean_delays",
+    "write_declarations",
+    "write_project",
+]
 
 REQUEST: Final = ("flight_id", "carrier", "origin", "dest", "distance", "scheduled_departure", "prediction_time")
 REPORTS: Final = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "visib")
+
+DELAY_HOURS: Final = 6
 
 EXTRA_SOURCE: Final = '''
 carrier_delays = ud.Source(
@@ -40,7 +50,7 @@ carrier_delay = ud.FeatureView(
     source="carrier_delays",
     entity="carrier",
     features=(ud.Feature(name="mean_delay"),),
-    ttl="2d",
+    ttl="3h",
 )
 '''
 
@@ -58,9 +68,9 @@ class Material:
 
         self.story = story
         everything = flights.load_flights()
-        self.arrivals = _arrivals(everything)
+        self.arrivals = arrival_reports(everything)
         self.weather = flights.load_weather().select(["origin", "observed_at", "known_at", *REPORTS])
-        self.delays = _mean_delays(everything)
+        self.delays = mean_delays(everything)
         self.truth = everything
         asked = everything.filter(pc.less(everything["prediction_time"], story.end))
         if story.sample > 1:
@@ -101,7 +111,7 @@ def load_material(story: Story) -> Material:
     return Material(story)
 
 
-def _arrivals(everything: pa.Table) -> pa.Table:
+def arrival_reports(everything: pa.Table) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -127,32 +137,36 @@ def _outcomes(asked: pa.Table) -> pa.Table:
     )
 
 
-def _mean_delays(everything: pa.Table) -> pa.Table:
-    """Mean arrival delay in minutes of each carrier over the three days before each midnight UTC, known at 00:05."""
+def mean_delays(everything: pa.Table) -> pa.Table:
+    """Mean arrival delay in minutes of each carrier's flights landed in the last `DELAY_HOURS`, published every hour.
+
+    ``known_at`` is five minutes past the hour; null while a carrier has landed nothing in that time.
+    """
     import numpy as np
     import pyarrow as pa
 
+    hour = 3_600_000_000
     landed = flights.arrivals(everything)
-    days = landed["landed_at"].cast(pa.int64()).to_numpy() // 86_400_000_000
+    hours = landed["landed_at"].cast(pa.int64()).to_numpy() // hour
+    first, size = int(hours.min()), int(hours.max() - hours.min()) + 2
     carriers = np.asarray(landed["carrier"].to_pylist())
     delays = landed["arr_delay"].to_numpy()
-    rows: dict[str, list[Any]] = {"carrier": [], "mean_delay": [], "known_at": []}
-    first, last = int(days.min()) + 3, int(days.max()) + 1
+    names, values, known = [], [], []
+    published = (first + np.arange(DELAY_HOURS, size)) * hour + hour // 12
     for carrier in np.unique(carriers):
         mine = carriers == carrier
-        offset = days[mine] - days.min()
-        size = last - int(days.min()) + 1
-        sums, counts = np.bincount(offset, delays[mine], size), np.bincount(offset, minlength=size)
-        total, n = np.cumsum(sums), np.cumsum(counts)
-        for day in range(first, last + 1):
-            place = day - int(days.min())
-            seen = n[place - 1] - (n[place - 4] if place >= 4 else 0)
-            value = (total[place - 1] - (total[place - 4] if place >= 4 else 0.0)) / seen if seen else None
-            rows["carrier"].append(str(carrier))
-            rows["mean_delay"].append(value)
-            rows["known_at"].append(day * 86_400_000_000 + 300_000_000)
-    known = pa.array(rows["known_at"], pa.timestamp("us", "UTC"))
-    return pa.table({"carrier": rows["carrier"], "mean_delay": pa.array(rows["mean_delay"], pa.float64()), "known_at": known})
+        at = hours[mine] - first
+        total = np.concatenate([[0.0], np.cumsum(np.bincount(at, delays[mine], size))])
+        n = np.concatenate([[0], np.cumsum(np.bincount(at, minlength=size))])
+        ends = np.arange(DELAY_HOURS, size)
+        seen = n[ends] - n[ends - DELAY_HOURS]
+        mean = (total[ends] - total[ends - DELAY_HOURS]) / np.maximum(seen, 1)
+        names.append(np.full(len(ends), carrier))
+        values.append(np.where(seen > 0, mean, np.nan))
+        known.append(published)
+    means = pa.array(np.concatenate(values), pa.float64(), from_pandas=True)
+    times = pa.array(np.concatenate(known), pa.int64()).cast(pa.timestamp("us", "UTC"))
+    return pa.table({"carrier": np.concatenate(names).tolist(), "mean_delay": means, "known_at": times})
 
 
 def _template(name: str) -> str:
@@ -194,8 +208,3 @@ def write_declarations(folder: Path, *, seed: int = 1, extra: datetime | None = 
         f'"""Until when the history of this release reaches, in microseconds since 1970 UTC."""\n\nUNTIL = {until}\n',
         encoding="utf-8",
     )
-
-
-def slack(span: timedelta) -> str:
-    """A span in days, for people."""
-    return f"{span.total_seconds() / 86400:.0f} d"

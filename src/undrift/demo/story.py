@@ -88,7 +88,7 @@ def full_story() -> Story:
     return Story(
         start=FIRST_DAY,
         end=datetime(2014, 1, 1, tzinfo=UTC),
-        release=_on(5, 20),
+        release=_on(6, 17),
         carrier="UA",
         scale=60.0,
         celsius=FAULTS["celsius"],
