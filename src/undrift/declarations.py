@@ -21,7 +21,7 @@ from undrift.data.features import FeatureView, Source, Transform
 from undrift.data.features import check as check_view
 from undrift.deploy.rollout import Rollout
 from undrift.develop.bundle import Interface, Task
-from undrift.errors import ContractError, DeclarationError
+from undrift.errors import ContractError, DeclarationError, UndriftError
 from undrift.ids import content_hash, duration
 from undrift.improve.triggers import Retrain
 from undrift.monitor.monitors import Monitor
@@ -101,12 +101,21 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def declared(self) -> dict[str, Any]:
-        """The declaration as plain JSON values; functions as ``module:name``."""
+        """The declaration as plain JSON values; functions as ``module:name``.
+
+        Raises
+        ------
+        DeclarationError : a value is not of its type; says which.
+        """
         plain = {name: getattr(self, name) for name in self.__struct_fields__}
         for name in ("train", "data", "baseline"):
             plain[name] = function_path(plain[name])
-        # by way of JSON, so that it equals what the event log gives back (tuples become lists)
-        built: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plain))
+        # by way of what the event log gives back, so that 5 and 5.0 are one value and tuples become lists
+        try:
+            typed = msgspec.json.decode(msgspec.json.encode(plain), type=Model)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise DeclarationError(f"model {self.name!r}: {error}.") from error
+        built: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(typed))
         return built
 
     @property
@@ -145,6 +154,11 @@ def function_path(function: str | Callable[..., Any]) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
+def read_anew(root: Path) -> None:
+    """Let the next import of each of the project's modules read its file, as it is then."""
+    _forget_modules(root.resolve(), own=True)
+
+
 def _forget_modules(root: Path, *, own: bool = False) -> None:
     """Drop modules named like files of this project: those of another project's folder, with ``own`` also this one's.
 
@@ -165,21 +179,33 @@ def import_project_module(root: Path, name: str) -> ModuleType:
     DeclarationError : it does not exist or raises on import; says where.
     """
     root = root.resolve()
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    if sys.path[:1] != [str(root)]:  # first, so that no other project's file of that name is found
+        sys.path[:] = [str(root), *(path for path in sys.path if path != str(root))]
     _forget_modules(root)
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
-    except Exception as error:
-        if isinstance(error, SyntaxError) and error.filename:  # where the text is wrong, not where it was being read
-            where, text = f"{Path(error.filename).name}:{error.lineno}", error.msg
-        else:
-            place = inspect.trace()[-1]
-            where, text = f"{Path(place.filename).name}:{place.lineno}", str(error)
+    except UndriftError as error:
+        text = f"{name}.py of the project in {root} cannot be loaded: {error.message} ({_place(root)})"
+        raise DeclarationError(text, hint=error.hint) from error
+    except SyntaxError as error:  # where the text is wrong, not where it was being read
+        where = f"{Path(error.filename or '?').name}:{error.lineno}"
         raise DeclarationError(
-            f"{name}.py of the project in {root} cannot be loaded: {type(error).__name__}: {text} ({where})."
+            f"{name}.py of the project in {root} cannot be loaded: SyntaxError: {error.msg} ({where})."
         ) from error
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise DeclarationError(
+            f"{name}.py of the project in {root} cannot be loaded: {text} ({_place(root)})."
+        ) from error
+
+
+def _place(root: Path) -> str:
+    """The line of the project's own code that an exception being handled came through last, else its origin."""
+    frames = inspect.trace()
+    own = [frame for frame in frames if Path(frame.filename).resolve().parent == root]
+    place = (own or frames)[-1]
+    return f"{Path(place.filename).name}:{place.lineno}"
 
 
 def resolve_function(root: Path, path: str | Callable[..., Any], *, what: str) -> Callable[..., Any]:
@@ -273,13 +299,14 @@ def load_declarations(root: Path, file: str) -> Declarations:
     if not (root / file).is_file():
         raise DeclarationError(f"{root / file} does not exist, but undrift.toml names it as project.declarations.")
     module_name = Path(file).stem
-    _forget_modules(root.resolve(), own=True)
+    read_anew(root)
     module = import_project_module(root, module_name)
     sources = {source.name: source for source in _instances(module, Source)}
     models: dict[str, Model] = {}
     for model in _instances(module, Model):
         contract = _read_contract(root, model)
         model = msgspec.structs.replace(model, contract=contract)
+        model.declared()  # the types, before anything is made of the values
         _check(model, contract, sources)
         if model.name in models and models[model.name] != model:
             raise DeclarationError(f"two different models are both named {model.name!r} in {file}.")

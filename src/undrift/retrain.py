@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare
 from undrift.data import dataset
 from undrift.data.outcomes import outcomes
-from undrift.declarations import Model, resolve_function
+from undrift.declarations import Model, read_anew, resolve_function
 from undrift.deploy.routes import running
 from undrift.develop.performance import label_text
 from undrift.errors import DataError
@@ -90,16 +90,15 @@ def _share_held_out(table: pa.Table, time: str, span: timedelta, otherwise: floa
     moments = table[time].cast(pa.timestamp("us", "UTC"))
     newest = pc.max(moments).as_py()
     late = pc.sum(pc.greater(moments, pa.scalar(newest - span, pa.timestamp("us", "UTC")))).as_py()
-    return min(max(late / table.num_rows, 0.05), 0.5)
+    return float(min(max(late / table.num_rows, 0.05), 0.5))
 
 
-def _challenge(
-    project: Project, model: Model, fresh: Fresh, table: pa.Table, at: datetime, why: str
-) -> list[str]:
+def _challenge(project: Project, model: Model, fresh: Fresh, table: pa.Table, at: datetime, why: str) -> list[str]:
     from undrift.develop import training  # scikit-learn and friends, only when something is trained
 
     name = model.name
     assert model.retrain is not None, "a retrain job exists only for models that declare it"
+    read_anew(project.root)  # a worker runs for weeks; the code that is bundled is the file's, so let it be what trains
     prepared = prepare(project, model, table, actor="work", name=f"{name}_fresh")
     held_out = _share_held_out(prepared.table, model.time, duration(model.retrain.fresh), model.holdout)
     done = training.train(

@@ -1,0 +1,230 @@
+"""The town's project alive in one process: its server, called without a socket, its worker, and day after day."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from threadpoolctl import threadpool_limits
+
+from undrift import lifecycle, releases
+from undrift.deploy.capture import Recorder, SpoolWriter
+from undrift.deploy.gateway import Gateway
+from undrift.deploy.placement import Placement
+from undrift.deploy.supervisor import serve_folder
+from undrift.deploy.telemetry import Meters
+from undrift.ids import to_micros
+from undrift.project import Project, open_project
+from undrift.work import KINDS, Worker
+
+from town import DAY, LIVE, TRAINED_DAYS, Day, Town, write_declarations, write_project  # isort: skip
+
+ME = "person:ann"
+
+
+def train(project: Project, **how: Any) -> lifecycle.Trained:
+    """Train with one thread: the small fits of several processes would wait for each other's cores."""
+    with threadpool_limits(1):
+        return lifecycle.train(project, actor=ME, **how)
+
+
+def begin(folder: Path) -> Path:
+    """Train the declared model and make it the first champion."""
+    with open_project(folder) as project:
+        done = train(project)
+        assert done.version == 1, done.report.to_text()
+        releases.promote(project, actor=ME)
+    return folder
+
+
+@contextmanager
+def copy_of(folder: Path, to: Path) -> Iterator[Project]:
+    """An open copy of a project, with its routing table pointing at its own bundles."""
+    shutil.copytree(folder, to)
+    with open_project(to) as project:
+        project.publish_routes()
+        yield project
+
+
+@contextmanager
+def redeclared(project: Project, **parts: str) -> Iterator[Project]:
+    """The project as the next command sees it after somebody changed parts of its declarations."""
+    write_declarations(project.root, **parts)
+    with open_project(project.root) as changed:
+        yield changed
+
+
+def train_as(project: Project, name: str, **parts: str) -> lifecycle.Trained:
+    """Declare another train function and train with it."""
+    with redeclared(project, train=name, **parts) as changed:
+        return train(changed)
+
+
+class Service:
+    """The server of a project in this process: the real application, called without a socket."""
+
+    def __init__(self, project: Project) -> None:
+        settings = project.settings
+        self._loop = asyncio.new_event_loop()
+        meters = Meters()
+        self._writer = SpoolWriter(settings.path(settings.stores.spool))
+        self.placement = Placement(settings, serve_folder(settings), meters)
+        self._app = Gateway(settings, self.placement, Recorder(self._writer, settings.serve), meters)
+        self.follow()
+
+    def follow(self) -> None:
+        """Take the routing table as it is now."""
+        self._loop.run_until_complete(self.placement.refresh())
+        assert self.placement.problems == {}
+
+    def post(self, path: str, body: Any, **headers: str) -> dict[str, Any]:
+        """The answer to a POST, which must be 200."""
+        status, answer = self.ask(path, body, **headers)
+        assert status == 200, answer
+        return answer
+
+    def ask(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
+        """The status and the answer of a POST."""
+        sent: list[dict[str, Any]] = []
+        data = json.dumps(body).encode()
+        names = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": data}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": names}
+        self._loop.run_until_complete(self._app(scope, receive, send))
+        return sent[0]["status"], json.loads(sent[1]["body"])
+
+    def close(self) -> None:
+        self._writer.close()
+        for revision in self.placement._loaded.values():
+            revision.batcher.close()
+        self._loop.close()
+
+
+Post = Callable[..., dict[str, Any]]
+
+
+def send_day(post: Post, day: Day) -> list[dict[str, Any]]:
+    """One day of traffic in the order in which things become known, without the watermark; rows as answered."""
+    answered: list[dict[str, Any]] = []
+    cuts = [(day.start + quarter * DAY / 4).isoformat() for quarter in range(5)]
+    for low, high in pairwise(cuts):
+        reports = [row for row in day.weather if low <= row["seen_at"] < high]
+        post("/v1/sources/weather", {"rows": reports}, idempotency_key=f"weather {low}")
+        rides = [row for row in day.rides if low <= row["at"] < high]
+        answered += post("/v1/models/rides:predict", {"instances": rides})["rows"]
+        arrived = [row for row in day.arrivals if low <= row["known_at"] < high]
+        if arrived:
+            post("/v1/sources/arrivals", {"rows": arrived}, idempotency_key=f"arrivals {low}")
+        labels = [row for row in day.outcomes if low <= row["event_time"] < high]
+        if labels:
+            post("/v1/models/rides/labels", {"labels": labels})
+    return answered
+
+
+class Life:
+    """A project, its server and its worker in one process, day after day."""
+
+    def __init__(self, project: Project, town: Town) -> None:
+        self.project, self.town = project, town
+        self.service = Service(project)
+        self.said: list[str] = []
+        self._working = open_project(project.root)
+        self.worker = Worker(self._working, log=self.said.append)
+        self.answered: list[dict[str, Any]] = []
+        self.now = LIVE
+        self._announce(LIVE)
+
+    def _announce(self, at: datetime) -> None:
+        self.service.post("/v1/watermark", {"event_time": to_micros(at)})
+        self.settle(at)
+
+    def settle(self, boundary: datetime) -> None:
+        """Let the worker work until the tick of a boundary is done and nothing is left to do."""
+        journal = self.project.journal
+        for _ in range(50):
+            busy = self.worker.cycle()
+            ticked = journal.get_setting("ticked") or 0
+            if not busy and ticked >= to_micros(boundary) and not self.project.jobs.unfinished(KINDS):
+                break
+        else:
+            raise AssertionError(f"the tick of {boundary} was not done: {self.said[-3:]}")
+        self.service.follow()
+
+    def play(self, days: int = 1) -> list[str]:
+        """So many days; the kinds of the decisions of the worker in them."""
+        first = self.project.journal.events()[-1].seq
+        for _ in range(days):
+            self.answered += send_day(self.service.post, self.town.day(self.now))
+            self.now += DAY
+            self._announce(self.now)
+        return self.decided(first)
+
+    def decided(self, after: int = 0) -> list[str]:
+        """What the worker decided, but for judgements that changed nothing."""
+        quiet = ("tick.judged", "rollout.judged", "dataset.recorded")
+        events = self.project.journal.events(after=after)
+        return [event.kind for event in events if event.actor == "work" and event.kind not in quiet]
+
+    def close(self) -> None:
+        self.service.close()
+        self._working.close()
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the project as a user wrote it; not to be changed."""
+    return write_project(tmp_path_factory.mktemp("untrained") / "town", Town(TRAINED_DAYS))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Path:
+    """The folder of the project with `narrow` as its first champion; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained") / "town"
+    shutil.copytree(untrained, folder)
+    return begin(folder)
+
+
+@pytest.fixture
+def fresh(untrained: Path, tmp_path: Path) -> Iterator[Project]:
+    """An open project of one's own that nothing was done with yet."""
+    shutil.copytree(untrained, tmp_path / "town")
+    with open_project(tmp_path / "town") as project:
+        yield project
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path) -> Iterator[Project]:
+    """An open project of one's own with a champion."""
+    with copy_of(trained, tmp_path / "town") as copied:
+        yield copied
+
+
+Alive = Callable[..., Life]
+
+
+@pytest.fixture
+def alive(project: Project) -> Iterator[Alive]:
+    """Bring the project to life in a town: ``alive(town)``; all ends with the test."""
+    lives: list[Life] = []
+
+    def make(town: Town | None = None) -> Life:
+        lives.append(Life(project, town or Town(TRAINED_DAYS + 20)))
+        return lives[-1]
+
+    yield make
+    for life in lives:
+        life.close()
