@@ -1,4 +1,4 @@
-"""A candidate on its way in: rows checked and stored, features joined, a rival scored on the same rows, the gate judged.
+"""A candidate on its way in: rows checked and stored, features joined, a rival scored on the same rows, a gate judged.
 
 Training, adoption and retraining share this way, so a version is never registered by another measure than the gate's.
 Deciding what traffic a registered version gets stands in releases.py.

@@ -94,34 +94,42 @@ class Project:
 
     @cached_property
     def store(self) -> Store:
+        """Events, projections and jobs."""
         return self._open("journal", self.settings.stores.journal)  # type: ignore[no-any-return]
 
     @cached_property
     def journal(self) -> Journal:
+        """The event log with its projections."""
         return Journal(self.store, self.clock, REDUCERS)
 
     @cached_property
     def jobs(self) -> Jobs:
+        """Jobs and leases."""
         return Jobs(self.store, self.clock)
 
     @cached_property
     def lake(self) -> Lake:
+        """Tables of columns."""
         return self._open("lake", self.settings.stores.lake)  # type: ignore[no-any-return]
 
     @cached_property
     def artifacts(self) -> Artifacts:
+        """Bundles, by content."""
         return self._open("artifacts", self.settings.stores.artifacts)  # type: ignore[no-any-return]
 
     @cached_property
     def online(self) -> Online:
+        """The latest features."""
         return self._open("online", self.settings.stores.online)  # type: ignore[no-any-return]
 
     @cached_property
     def tracking(self) -> Any:
+        """Where runs are written down."""
         return self._open("tracking", self.settings.stores.tracking)
 
     @cached_property
     def registry(self) -> Any:
+        """MLflow's registry, which mirrors ours."""
         return resolve("registry", "mlflow")(self.tracking)
 
     def mirror_champion(self, model: str, version: int) -> None:
@@ -137,6 +145,7 @@ class Project:
 
     @cached_property
     def declarations(self) -> Declarations:
+        """What people want: the module, or (once followed) what was applied last."""
         return load_declarations(self.root, self.settings.project.declarations)
 
     def follow(self) -> bool:
@@ -201,9 +210,10 @@ class Project:
         ------
         NotFoundError : there is none; names those there are.
         """
-        found = self.versions(model)
+        found: list[dict[str, Any]] = self.versions(model)
         for row in reversed(found):
-            if (version is None and not revision) or row["version"] == version or row["revision"] == revision:
+            anyone = version is None and not revision
+            if anyone or row["version"] == version or (revision and row["revision"] == revision):
                 return row
         known = ", ".join(str(row["version"]) for row in found) or "none yet"
         wanted = f"revision {revision}" if revision else f"version {version}" if version is not None else "version"
@@ -238,6 +248,7 @@ class Project:
 
     @property
     def routing_path(self) -> Path:
+        """The file servers read."""
         return self.settings.path(self.settings.stores.routing)
 
     def publish_routes(self) -> RoutingTable:

@@ -89,7 +89,7 @@ def _share_held_out(table: pa.Table, time: str, span: timedelta, otherwise: floa
         return otherwise
     moments = table[time].cast(pa.timestamp("us", "UTC"))
     newest = pc.max(moments).as_py()
-    late = pc.sum(pc.greater(moments, pa.scalar(newest - span, pa.timestamp("us", "UTC")))).as_py()
+    late = int(pc.sum(pc.greater(moments, pa.scalar(newest - span, pa.timestamp("us", "UTC")))).as_py())
     return float(min(max(late / table.num_rows, 0.05), 0.5))
 
 

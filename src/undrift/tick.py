@@ -12,8 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from undrift.assembly import materialise_views
 from undrift.data.outcomes import outcomes
 from undrift.data.profile import ColumnProfile

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from undrift.deploy.ingest import Ingest
 from undrift.errors import ConflictError, LeaseLostError, UndriftError

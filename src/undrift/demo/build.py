@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from undrift.data.inspect import infer
 from undrift.demo import flights
@@ -32,7 +32,7 @@ REPORTS: Final = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "
 
 DELAY_HOURS: Final = 6
 
-EXTRA_SOURCE: Final = '''
+EXTRA_SOURCE: Final = """
 carrier_delays = ud.Source(
     name="carrier_delays",
     time="known_at",
@@ -52,7 +52,7 @@ carrier_delay = ud.FeatureView(
     features=(ud.Feature(name="mean_delay"),),
     ttl="3h",
 )
-'''
+"""
 
 
 class Material:
@@ -112,6 +112,7 @@ def load_material(story: Story) -> Material:
 
 
 def arrival_reports(everything: pa.Table) -> pa.Table:
+    """Arrivals as they are reported: carrier, origin, whether late (0 or 1), and when that became known."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -178,13 +179,16 @@ def write_project(folder: Path, *, port: int, seed: int = 1) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("features.py", "train.py", "history.py"):
         (folder / name).write_text(_template(name), encoding="utf-8")
-    (folder / "undrift.toml").write_text(_template("undrift.toml").replace("{port}", str(port)), encoding="utf-8")
+    settings = _template("undrift.toml").replace("{port}", str(port))
+    (folder / "undrift.toml").write_text(settings, encoding="utf-8")
     write_declarations(folder, seed=seed)
     table = flights.load_flights()
     import pyarrow.compute as pc
 
     first = table.filter(pc.less(table["prediction_time"], FIRST_DAY)).select(list(REQUEST))
-    contract = infer(first, "flights", context=("flight_id", "scheduled_departure", "prediction_time"), max_categories=150)
+    contract = infer(
+        first, "flights", context=("flight_id", "scheduled_departure", "prediction_time"), max_categories=150
+    )
     text = contract.to_odcs()
     (folder / "contract.yaml").write_text(text, encoding="utf-8")
     return text

@@ -31,7 +31,7 @@ WEATHER_DELAY = timedelta(minutes=30)
 WEATHER_VALUES = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 
 # airports.csv lacks the four airports of Puerto Rico and the Virgin Islands; all keep UTC-4 without daylight saving.
-_ZONES_NOT_LISTED = {airport: "America/Puerto_Rico" for airport in ("BQN", "PSE", "SJU", "STT")}
+_ZONES_NOT_LISTED = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
 
 
 def data_folder() -> Path:

@@ -109,7 +109,8 @@ def _clear(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).exists():
             raise SettingsError(
-                f"{folder} is not empty and holds no earlier demo, so it is left alone.", hint="Name another: --folder DIR."
+                f"{folder} is not empty and holds no earlier demo, so it is left alone.",
+                hint="Name another: --folder DIR.",
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,10 +147,16 @@ class _Teller:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(file=self._out, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("day {task.completed}/{task.total}"))
-        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
+        columns: tuple[Any, ...] = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("day {task.completed}/{task.total}"),
+        )
+        shown = console.is_terminal
+        columns = (*columns, TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
             task = bar.add_task("2013", total=days)
-            self._bar = bar if console.is_terminal else None
+            self._bar = bar if shown else None
 
             def advance(sent: int) -> None:
                 bar.update(task, advance=1, description=f"{sent:,} predictions")

@@ -19,7 +19,7 @@ from undrift.demo.system import System
 from undrift.demo.world import World
 from undrift.event import Event
 from undrift.ids import to_micros
-from undrift.project import Project, open_project
+from undrift.project import open_project
 
 __all__ = ["Play"]
 
@@ -88,7 +88,8 @@ class Play:
         with open_project(self.folder) as changed:
             lifecycle.apply(changed, actor="person:ben", why="a new feature: mean delay of the carrier")
             trained = lifecycle.train(changed, actor="person:ben", why="candidate with the carrier's mean delay")
-            self.say(f"{at:%Y-%m-%d} person:ben trained a candidate with a new feature: gate {trained.report.verdict.name}")
+            verdict = trained.report.verdict.name
+            self.say(f"{at:%Y-%m-%d} person:ben trained a candidate with a new feature: gate {verdict}")
             if trained.version is None:
                 return
             state = releases.roll_out(changed, version=trained.version, actor="person:ben", why="new feature")

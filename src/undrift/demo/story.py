@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["DAY", "FAULTS", "FIRST_DAY", "Fault", "QUICK_EVERY", "Story", "full_story", "quick_story"]
+__all__ = ["DAY", "FAULTS", "FIRST_DAY", "QUICK_EVERY", "Fault", "Story", "full_story", "quick_story"]
 
 DAY: Final = timedelta(days=1)
 FIRST_DAY: Final = datetime(2013, 4, 1, tzinfo=UTC)

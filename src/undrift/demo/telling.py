@@ -21,7 +21,7 @@ def tell_contract(text: str, folder: Path, say: Say) -> None:
     contract = Contract.from_odcs(text)
     say(f"contract inferred from January to March, written to {folder / 'contract.yaml'}:")
     for field in contract.fields:
-        rules = [field.type, field.role]
+        rules: list[str] = [field.type, field.role]
         if field.minimum is not None or field.maximum is not None:
             rules.append(f"{field.minimum:g}..{field.maximum:g}")
         if field.categories:
@@ -36,7 +36,8 @@ def tell_trained(trained: Trained, say: Say) -> None:
         f"{trained.quarantined} quarantined, run {trained.run_id}"
     )
     say("  held-out: " + ", ".join(f"{name} {value:.4f}" for name, value in sorted(trained.metrics.items())))
-    held = "compiled to ONNX, parity held" if trained.compiled.get("held") else f"served natively: {trained.compiled.get('reason')}"
+    reason = trained.compiled.get("reason")
+    held = "compiled to ONNX, parity held" if trained.compiled.get("held") else f"served natively: {reason}"
     say(f"  {held}; gate {trained.report.verdict.name}: {trained.report.findings[0].why}")
 
 
@@ -52,11 +53,11 @@ def tell_scoreboard(
         say(_line((row.at, row.what, row.truth, row.undrift, row.delay, row.exposed, row.verdict)))
     say("")
     say("Log loss and AUC by month: as served, and had the first model never been updated")
-    say(f"{'month':<8} {'flights':>8} {'late':>6} {'version':>8} {'served':>8} {'never':>8} {'gain':>8} {'AUC':>7} {'never':>7}")
+    say("month     flights   late  version   served    never     gain     AUC   never")
     for month in board.months:
         say(
-            f"{month.name:<8} {month.n:>8,} {month.late:>6.1%} {month.champion:>8} {month.served:>8.4f} {month.never:>8.4f} "
-            f"{month.never - month.served:>+8.4f} {month.served_auc:>7.4f} {month.never_auc:>7.4f}"
+            f"{month.name:<8} {month.n:>8,} {month.late:>6.1%} {month.champion:>8} {month.served:>8.4f} "
+            f"{month.never:>8.4f} {month.never - month.served:>+8.4f} {month.served_auc:>7.4f} {month.never_auc:>7.4f}"
         )
     say("")
     say(

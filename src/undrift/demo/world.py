@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -72,6 +73,7 @@ class Client:
         raise ServeError(f"POST {path} to {self.host}:{self.port} failed: {problem}")
 
     def close(self) -> None:
+        """Let the connection go; the next request opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -155,6 +157,7 @@ class World:
             future.result()
 
     def close(self) -> None:
+        """Let all connections go."""
         self._pool.shutdown()
         for client in self._clients:
             client.close()
@@ -169,7 +172,7 @@ def _slots(day: Day) -> Iterator[Day]:
     """The day cut at half past each hour (the first and last slot are half as long)."""
     cuts = [day.start + SLOT_OFFSET + SLOT * i for i in range(24)]
     edges = [day.start, *cuts, day.start + timedelta(days=1)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         low, high = to_micros(begin), to_micros(end)
         yield Day(
             begin,
