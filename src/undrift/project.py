@@ -210,11 +210,13 @@ class Project:
         ------
         NotFoundError : there is none; names those there are.
         """
-        found: list[dict[str, Any]] = self.versions(model)
-        for row in reversed(found):
-            anyone = version is None and not revision
-            if anyone or row["version"] == version or (revision and row["revision"] == revision):
-                return row
+        found = self.versions(model)
+        wanted_any = version is None and not revision
+        chosen = [
+            row for row in found if wanted_any or row["version"] == version or (revision and row["revision"] == revision)
+        ]
+        if chosen:
+            return chosen[-1]
         known = ", ".join(str(row["version"]) for row in found) or "none yet"
         wanted = f"revision {revision}" if revision else f"version {version}" if version is not None else "version"
         raise NotFoundError(
