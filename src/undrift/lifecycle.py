@@ -18,6 +18,8 @@ from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirr
 from undrift.data.inspect import check
 from undrift.declarations import Model, differences, resolve_function
 from undrift.deploy.predictor import load
+from undrift.develop import adoption, training
+from undrift.develop.performance import metric_values
 from undrift.develop.rows import table_columns
 from undrift.errors import DataError, DeclarationError
 from undrift.event import Draft, Event
@@ -151,8 +153,6 @@ def train(
     DataError, ContractError : the data cannot be trained on.
     DeclarationError : the training function raises or returns no estimator.
     """
-    from undrift.develop import training  # scikit-learn and friends, only when something is trained
-
     begun = time.monotonic()
     declared = project.model(model)
     if not declared.data or not declared.train:
@@ -291,8 +291,6 @@ def adopt(
     ------
     UntrustedModelError : opening the format can run code and the settings do not allow it.
     """
-    from undrift.develop import adoption
-
     begun = time.monotonic()
     declared = project.model(model)
     _ensure_applied(project, declared, actor)
@@ -312,8 +310,6 @@ def adopt(
     metrics: dict[str, float] = {}
     baseline = None
     if done.labelled:
-        from undrift.develop.performance import metric_values
-
         metrics = metric_values(done.scored)
         base = tuple(name for name in done.scored.table.column_names)
         report = judge_by_gate(

@@ -148,8 +148,17 @@ class Project:
         """What people want: the module, or (once followed) what was applied last."""
         return load_declarations(self.root, self.settings.project.declarations)
 
+    def applied(self) -> Declarations:
+        """The declarations that are in force: those applied last, as the log has them, not the module."""
+        feeds = self.journal.get("sources", "all") or {}
+        return Declarations(
+            models={name: msgspec.convert(row["declared"], Model) for name, row in self.journal.items("model").items()},
+            sources=msgspec.convert(feeds.get("sources", {}), dict[str, Source]),
+            histories=feeds.get("histories", {}),
+        )
+
     def follow(self) -> bool:
-        """Go by the declarations that were applied last, as the log has them, not by the module; True if they changed.
+        """Go by the applied declarations from here on; True if they changed since.
 
         The worker does: what people are still writing must not take effect before `apply` records it.
         """
@@ -158,11 +167,7 @@ class Project:
         if self._followed == mark:
             return False
         self._followed = mark
-        self.__dict__["declarations"] = Declarations(
-            models={name: msgspec.convert(row["declared"], Model) for name, row in rows.items()},
-            sources=msgspec.convert(feeds.get("sources", {}), dict[str, Source]),
-            histories=feeds.get("histories", {}),
-        )
+        self.__dict__["declarations"] = self.applied()
         return True
 
     def _open(self, port: str, url: str) -> Any:
@@ -213,7 +218,9 @@ class Project:
         found = self.versions(model)
         wanted_any = version is None and not revision
         chosen = [
-            row for row in found if wanted_any or row["version"] == version or (revision and row["revision"] == revision)
+            row
+            for row in found
+            if wanted_any or row["version"] == version or (revision and row["revision"] == revision)
         ]
         if chosen:
             return chosen[-1]
@@ -255,15 +262,15 @@ class Project:
 
     def publish_routes(self) -> RoutingTable:
         """Write the routing table that follows from the event log, if it changed."""
-        views = {view.name: view for model in self.declarations.models.values() for view in model.views}
+        applied = self.applied()
+        views = {view.key: view for model in applied.models.values() for view in model.views}
         for route in self.journal.items("route").values():
             for revision in (route.get("champion"), route.get("candidate")):
                 if revision:
-                    for view in self.manifest(revision).interface.views:
-                        views.setdefault(view.name, view)
-        table = build_table(
-            self.journal, self.artifacts, tuple(self.declarations.sources.values()), tuple(views.values())
-        )
+                    views.update({view.key: view for view in self.manifest(revision).interface.views})
+        table = build_table(self.journal, self.artifacts, tuple(applied.sources.values()), tuple(views.values()))
+        declared = [self.journal.seq_of("sources", "all"), *(self.journal.seq_of("model", m) for m in applied.models)]
+        table = msgspec.structs.replace(table, epoch=max(table.epoch, *(seq or 0 for seq in declared)))
         publish(table, self.routing_path)
         return table
 

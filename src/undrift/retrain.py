@@ -14,6 +14,7 @@ from undrift.data import dataset
 from undrift.data.outcomes import outcomes
 from undrift.declarations import Model, read_anew, resolve_function
 from undrift.deploy.routes import running
+from undrift.develop import training
 from undrift.develop.performance import label_text
 from undrift.errors import DataError
 from undrift.event import Draft
@@ -94,8 +95,6 @@ def _share_held_out(table: pa.Table, time: str, span: timedelta, otherwise: floa
 
 
 def _challenge(project: Project, model: Model, fresh: Fresh, table: pa.Table, at: datetime, why: str) -> list[str]:
-    from undrift.develop import training  # scikit-learn and friends, only when something is trained
-
     name = model.name
     assert model.retrain is not None, "a retrain job exists only for models that declare it"
     read_anew(project.root)  # a worker runs for weeks; the code that is bundled is the file's, so let it be what trains

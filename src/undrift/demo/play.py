@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from undrift import lifecycle, releases
+from undrift.data.outcomes import outcomes
 from undrift.demo.build import Material, write_declarations
 from undrift.demo.story import DAY, Story
 from undrift.demo.system import System
@@ -134,8 +135,6 @@ class Play:
 
     def captured(self) -> Any:
         """All predictions of the run with their outcomes."""
-        from undrift.data.outcomes import outcomes
-
         return outcomes(self.project.lake, "flights", self.story.start, self.story.end, self.story.end + 3 * DAY)
 
     def watermark(self) -> int:

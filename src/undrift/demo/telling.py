@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from undrift.data.contract import Contract
 from undrift.demo.scoreboard import Scoreboard
 from undrift.lifecycle import Trained
 
@@ -16,8 +17,6 @@ WIDTHS = (10, 22, 62, 78, 5, 7, 12)
 
 def tell_contract(text: str, folder: Path, say: Say) -> None:
     """The inferred contract, shortened; the whole stands in contract.yaml."""
-    from undrift.data.contract import Contract
-
     contract = Contract.from_odcs(text)
     say(f"contract inferred from January to March, written to {folder / 'contract.yaml'}:")
     for field in contract.fields:
