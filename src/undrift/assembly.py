@@ -23,7 +23,7 @@ from undrift.project import Project
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["fill_sources", "materialise_views", "read_table", "view_tables", "with_features"]
+__all__ = ["fill_sources", "materialise_views", "read_table", "transform_code", "view_tables", "with_features"]
 
 ATTEMPTS = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -241,3 +241,18 @@ def with_features(
     span = pc.min_max(moments).as_py()
     tables = view_tables(project, interface.views, span["min"], span["max"])
     return point_in_time(rows, time, tables, interface.transforms, functions)
+
+
+def transform_code(project: Project, model: Model) -> dict[str, str]:
+    """The source text of the modules that a model's transforms name."""
+    modules = {transform.function.partition(":")[0] for transform in model.transforms}
+    code = {}
+    for name in sorted(modules):
+        file = project.root / f"{name}.py"
+        try:
+            code[name] = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DeclarationError(
+                f"a transform names the module {name!r}, but {file} cannot be read: {error}."
+            ) from error
+    return code

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from undrift.assembly import fill_sources, read_table, with_features
+from undrift.assembly import fill_sources, read_table, transform_code, with_features
 from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare
 from undrift.data.inspect import check
 from undrift.declarations import Model, differences, resolve_function
@@ -122,21 +122,6 @@ def _ensure_applied(project: Project, model: Model, actor: str) -> None:
         apply(project, actor=actor, why="applied by the command that needed it")
     else:
         fill_sources(project)
-
-
-def transform_code(project: Project, model: Model) -> dict[str, str]:
-    """The source text of the modules that a model's transforms name."""
-    modules = {transform.function.partition(":")[0] for transform in model.transforms}
-    code = {}
-    for name in sorted(modules):
-        file = project.root / f"{name}.py"
-        try:
-            code[name] = file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise DeclarationError(
-                f"a transform names the module {name!r}, but {file} cannot be read: {error}."
-            ) from error
-    return code
 
 
 def train(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from undrift.assembly import transform_code
 from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare
 from undrift.data import dataset
 from undrift.data.outcomes import outcomes
@@ -22,7 +23,6 @@ from undrift.finding import Verdict
 from undrift.ids import duration
 from undrift.improve.retraining import Fresh, fresh_rows, training_window
 from undrift.improve.triggers import finished
-from undrift.lifecycle import transform_code
 from undrift.monitor.alerts import spoiled_windows
 from undrift.project import Project
 from undrift.releases import start_rollout
