@@ -75,9 +75,10 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class WorkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The worker: how often it looks, and how long its claim on a job holds without a sign of life."""
+    """The worker: how often it looks, how long a few records may wait for more, how long a claim on a job holds."""
 
     poll_seconds: float = 0.5
+    linger_seconds: float = 1.0
     lease_seconds: float = 15.0
     attempts: int = 3
 

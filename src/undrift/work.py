@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from undrift.deploy.ingest import Ingest
 from undrift.errors import ConflictError, LeaseLostError, UndriftError
 from undrift.event import Draft
@@ -102,6 +104,7 @@ class Worker:
                 sources,
                 time=self.project.settings.time,
                 clock=self.project.clock,
+                linger=timedelta(seconds=self.project.settings.work.linger_seconds),
             )
         self._ingest.sources = sources
         seen = self._ingest.cycle(self._fence)
@@ -207,11 +210,26 @@ class Worker:
             thread.join()
 
 
+def _know_types() -> None:
+    """Let msgspec learn all our types in one thread: two that meet a type for the first time at once crash the process.
+
+    It builds what it knows of a Struct at first use and hands it out half-built (msgspec 0.22: a segmentation fault).
+    """
+    waiting: list[type] = [msgspec.Struct]
+    while waiting:
+        kinds: list[type] = waiting.pop().__subclasses__()
+        waiting += kinds
+        for kind in kinds:
+            if kind.__module__.startswith("undrift."):
+                msgspec.json.Decoder(kind)
+
+
 def work(settings: Settings, stop: threading.Event, *, log: Log = lambda line: None) -> None:
     """Run a worker process until told to stop: one thread ingests and plans, one judges ticks, one retrains.
 
     Each has its own connections, so a retrain of an hour delays neither ingest nor judgement.
     """
+    _know_types()
     roles: tuple[tuple[bool, tuple[str, ...]], ...] = ((True, ()), (False, ("tick",)), (False, ("retrain",)))
     failures: list[BaseException] = []
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -30,6 +31,8 @@ __all__ = ["Ingest", "Ingested"]
 WATERMARK: Final = "watermark"
 PENDING: Final = "watermark.pending"
 SEEN_PAGE: Final = 5000
+MANY: Final = 5000
+"""Records that no longer wait for more."""
 
 
 class MarkedLake(Protocol):
@@ -93,6 +96,8 @@ class Ingest:
     manifest_of : the manifest of a revision, which says the types of inputs and features.
     sources : the declared sources by name; may be replaced between cycles.
     time : whether time is the wall clock or the events' own, and how late events may be.
+    linger : how long a few records may wait for more, so that a quiet stream does not become a commit per record;
+        an announced watermark, or many records, end the waiting.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class Ingest:
         time: TimeSettings | None = None,
         clock: Clock | None = None,
         limit_bytes: int = 64 << 20,
+        linger: timedelta = timedelta(),
     ) -> None:
         self.sources = sources
         self._reader = SpoolReader(spool)
@@ -113,6 +119,7 @@ class Ingest:
         self._manifest_of = manifest_of
         self._time, self._clock = time or TimeSettings(), clock or SystemClock()
         self._limit = limit_bytes
+        self._linger, self._landed = linger, 0.0
         self._manifests: dict[str, Manifest] = {}
         self._fence: int | None = None
         self._forget()
@@ -161,6 +168,8 @@ class Ingest:
                         table, key, at = self._names(record)
                         placed = _Placed(chunk.writer, frame.position, key, at, record)
                         tables.setdefault(table, []).append(placed)
+        if self._waits(tables, announced):
+            return Ingested(watermark=self._watermark)
         counts = {"predictions": 0, "labels": 0, "source": 0}
         repeated = 0
         for table in sorted(tables):
@@ -182,6 +191,17 @@ class Ingest:
             damaged=tuple(str(path) for chunk in chunks for path in chunk.damaged),
             more=more,
         )
+
+    def _waits(self, tables: Mapping[str, list[_Placed]], announced: int | None) -> bool:
+        """Whether so few records should wait for more; they stay in the spool and are read again."""
+        due = self._pending is not None and self._pending != self._watermark
+        if not tables or announced is not None or due or sum(map(len, tables.values())) >= MANY:
+            return False
+        now = monotonic()
+        if now - self._landed < self._linger.total_seconds():
+            return True
+        self._landed = now
+        return False
 
     def _land(self, table: str, placed: list[_Placed]) -> int:
         """Append the records that the table does not have; returns how many."""
