@@ -11,6 +11,7 @@ from sklearn import metrics
 
 from undrift.develop.bundle import Manifest
 from undrift.develop.performance import (
+    LOSSES,
     Performance,
     Scored,
     label_codes,
@@ -127,3 +128,10 @@ def test_expected_performance_survives_the_manifest(interface_of: Any) -> None:
     parts = [moments["log_loss"] for moments in expected.segments.values()]
     assert sum(p.n for p in parts) == 392
     assert expected.losses["brier"].lower < expected.losses["brier"].value < expected.losses["brier"].upper
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_no_rows_have_no_losses_but_every_kind_of_them(task: str, interface_of: Any) -> None:
+    losses = loss_arrays(interface_of(task), [], score=[], scores=[], prediction=[] if task != "regression" else None)
+    assert set(losses) == set(LOSSES[task])
+    assert all(values.shape == (0,) for values in losses.values())

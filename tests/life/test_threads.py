@@ -12,7 +12,8 @@ from undrift import work
 from undrift.declarations import Model
 
 work._know_types()
-declared = {"name": "a", "task": "binary", "label": "y", "contract": {"name": "a", "fields": [{"name": "x", "type": "number"}]}}
+contract = {"name": "a", "fields": [{"name": "x", "type": "number"}]}
+declared = {"name": "a", "task": "binary", "label": "y", "contract": contract}
 sys.setswitchinterval(1e-6)
 together = threading.Barrier(8)
 read = []

@@ -33,6 +33,7 @@ _PREDICTIONS: Final = pa.schema(
         ("event_time", _TIME),
         ("received_at", _TIME),
         ("score", pa.float64()),
+        ("scores", pa.list_(pa.float64())),
         ("prediction", pa.string()),
     ]
 )

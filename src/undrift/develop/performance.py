@@ -125,7 +125,7 @@ def loss_arrays(
     else:
         if scores is None:
             raise DataError("losses of several classes need all their probabilities (`scores`), not one score.")
-        q = np.asarray(scores, dtype=np.float64)
+        q = np.asarray(scores, dtype=np.float64).reshape(len(truth), len(interface.classes))
         right = q[np.arange(len(q)), truth]
         brier = np.square(q).sum(axis=1) - 2 * right + 1.0
         chosen = q.argmax(axis=1)
