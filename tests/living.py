@@ -21,6 +21,7 @@ from undrift.deploy.gateway import Gateway
 from undrift.deploy.placement import Placement
 from undrift.deploy.supervisor import serve_folder
 from undrift.deploy.telemetry import Meters
+from undrift.develop.tracking import MlflowTracking
 from undrift.ids import to_micros
 from undrift.project import Project, open_project
 from undrift.work import KINDS, Worker
@@ -191,17 +192,31 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, untrained: Path) -> Path:
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow without runs: it takes seconds to lay out, and tests begin with a copy."""
+    file = tmp_path_factory.mktemp("tracked") / "mlflow.db"
+    MlflowTracking(str(file)).log_run("nothing")
+    return file
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, untrained: Path, tracked: Path) -> Path:
     """The folder of the project with `narrow` as its first champion; not to be changed."""
     folder = tmp_path_factory.mktemp("trained") / "town"
+    return begin(_with_tracking(untrained, tracked, folder))
+
+
+def _with_tracking(untrained: Path, tracked: Path, folder: Path) -> Path:
     shutil.copytree(untrained, folder)
-    return begin(folder)
+    (folder / ".undrift").mkdir()
+    shutil.copy(tracked, folder / ".undrift" / "mlflow.db")
+    return folder
 
 
 @pytest.fixture
-def fresh(untrained: Path, tmp_path: Path) -> Iterator[Project]:
+def fresh(untrained: Path, tracked: Path, tmp_path: Path) -> Iterator[Project]:
     """An open project of one's own that nothing was done with yet."""
-    shutil.copytree(untrained, tmp_path / "town")
+    _with_tracking(untrained, tracked, tmp_path / "town")
     with open_project(tmp_path / "town") as project:
         yield project
 

@@ -268,6 +268,8 @@ def _check(model: Model, contract: Contract, sources: Mapping[str, Source]) -> N
     wrong += [f"input {name!r} is defined twice" for name in sorted({n for n in names if names.count(n) > 1})]
     named = [monitor.name for monitor in model.monitors]
     wrong += [f"two monitors are named {name!r}" for name in sorted({n for n in named if named.count(n) > 1})]
+    if model.retrain is not None and not model.train:
+        wrong.append("retrain needs a `train` function")
     if model.views and not model.time:
         wrong.append("views are looked up as known at a time, so the model needs a `time` field")
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from undrift.assembly import fill_sources, read_table, transform_code, with_features
+from undrift.assembly import fill_sources, materialise_views, read_table, transform_code, with_features
 from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare
 from undrift.data.inspect import check
 from undrift.declarations import Model, differences, resolve_function
@@ -276,27 +276,34 @@ def adopt(
     ------
     UntrustedModelError : opening the format can run code and the settings do not allow it.
     """
+    import pyarrow.compute as pc
+
     begun = time.monotonic()
     declared = project.model(model)
     _ensure_applied(project, declared, actor)
     rows = read_table(project.root, str(example)) if isinstance(example, Path) else example
     interface = declared.interface(classes_of(declared, rows) if declared.label in rows.column_names else ())
     checked = check(rows, msgspec.structs.replace(interface.contract, unknown="ignore"))
+    if checked.accepted.num_rows == 0:
+        raise DataError(f"none of {rows.num_rows} rows keeps the contract.", hint=checked.report.to_text())
+    if interface.views:
+        materialise_views(project, pc.max(checked.accepted[interface.time]).as_py())
     done = adoption.adopt(
         path,
-        checked.accepted,
+        with_features(project, interface, checked.accepted),
         name=declared.name,
         artifacts=project.artifacts,
         trust=project.settings.trust,
         label=declared.label,
         interface=interface,
         registry=project.registry if path.startswith("models:/") else None,
+        code=transform_code(project, declared),
     )
     metrics: dict[str, float] = {}
     baseline = None
     if done.labelled:
         metrics = metric_values(done.scored)
-        base = tuple(name for name in done.scored.table.column_names)
+        base = tuple(checked.accepted.column_names)
         report = judge_by_gate(
             project,
             declared,

@@ -67,6 +67,7 @@ def test_a_declaration_reads_back_from_the_log_as_it_was_written(tmp_path: Path)
         ("holdout=0.3", "holdout='much'", "model 'rides': Expected `float`, got `str` - at `$.holdout`"),
         ("holdout=0.3", "holdout=1.0", "holdout must lie in (0, 1) and folds be 0 or more, not 1.0 and 0"),
         ("folds=0", "folds=-1", "folds be 0 or more"),
+        ('train="train:narrow"', 'train=""', "retrain needs a `train` function"),
         ("name='quality'", "name='answers'", "two monitors are named 'answers'"),
         ("histories = {", 'histories = {"traffic": "x.csv", ', "histories names the source 'traffic'"),
         ("monitors=(", "monitors=(ud.Monitor(name='x', kind='silent', window='a while'),", "monitor 'x': "),

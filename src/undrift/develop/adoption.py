@@ -95,6 +95,7 @@ def adopt(
     segments: Sequence[str] = (),
     threshold: float = 0.5,
     registry: MlflowRegistry | None = None,
+    code: Mapping[str, str] | None = None,
 ) -> Adopted:
     """Make a bundle of an existing model.
 
@@ -105,6 +106,7 @@ def adopt(
     name : the model's name here.
     interface : what the model is asked and answers; made from the model and the example if left out.
     task : where neither the model nor ``interface`` says it.
+    code : source text of the modules that transforms of ``interface`` name.
 
     Raises
     ------
@@ -144,6 +146,7 @@ def adopt(
         outputs=() if foreign.classes == interface.classes else foreign.classes,
         fed=foreign.fed,
         onnx=onnx,
+        code=code,
         trust=allowed,
         artifacts=artifacts,
         trained={"adopted_from": Path(str(source)).name, "rows": example.num_rows, "measured_on": "example"},
