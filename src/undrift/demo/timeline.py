@@ -112,16 +112,17 @@ def _months(axis: _Axis, bottom: float) -> list[Mark]:
     return marks
 
 
-def _name(text: str, start: float, end: float, axis: _Axis) -> _Placed:
-    """Inside where it fits, else behind, else before, else shortened where there is most room."""
+def _name(text: str, start: float, end: float, axis: _Axis, *, within: bool = True) -> _Placed:
+    """Inside (if it may) where it fits, else behind, else before, else shortened where there is most room."""
     wide = width_of(text)
-    if wide + 2 * PAD <= end - start:
+    space = end - start if within else 0.0
+    if wide + 2 * PAD <= space:
         return _Placed(text, start + PAD, "start", True, start, end)
     behind, before = axis.width - end - PAD, start - GUTTER - PAD
-    if wide <= behind or (wide > before and behind >= max(before, end - start)):
+    if wide <= behind or (wide > before and behind >= max(before, space)):
         text = fit(text, behind)
         return _Placed(text, end + PAD, "start", False, start, end + PAD + width_of(text))
-    if wide <= before or before >= end - start:
+    if wide <= before or before >= space:
         text = fit(text, before)
         return _Placed(text, start - PAD, "end", False, start - PAD - width_of(text), end)
     return _Placed(fit(text, end - start - 2 * PAD), start + PAD, "start", True, start, end)
@@ -165,10 +166,8 @@ def _rollouts(runs: Sequence[Trial], axis: _Axis, top: float) -> _Lane:
         told = f"v{run.version} {ENDINGS[run.status]}"
         if run.status == "rolled_back":
             told += f" at {last:g} %" if last else " in shadow"
-        placed = _name(told, start, start, axis)._replace(inside=False)
-        behind = placed.anchor == "start"
-        x = end + PAD if behind else placed.x
-        row = rows.place(min(start, placed.start), x + width_of(told) if behind else end)
+        placed = _name(told, start, end, axis, within=False)
+        row = rows.place(placed.start, placed.end)
         floor = top + (row + 1) * (STEPS + PAD) - PAD
         for step in run.steps:
             left, right = axis.x(step.start), axis.x(step.end)
@@ -178,7 +177,7 @@ def _rollouts(runs: Sequence[Trial], axis: _Axis, top: float) -> _Lane:
             css = f"trial {run.status}" if step.weight else "shadow"
             marks.append(box(css, left, floor - tall, right - left - 0.5, tall, tip))
         tip = f"version {run.version}, up to {most:g} %, {run.exposed:,} flights exposed: {run.reason}"
-        marks.append(label("name", x, floor - 2, told, placed.anchor, tip))
+        marks.append(label("name", placed.x, floor - 2, placed.text, placed.anchor, tip))
     return marks, rows.rows * (STEPS + PAD)
 
 
