@@ -108,6 +108,8 @@ class Page:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PAGE_STATE": str(state),
+            # tests run side by side: threads of one training that wait for each other by spinning starve the others
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }
         whole = f"set -euo pipefail\ntrap 'pwd > \"$PAGE_STATE\"' EXIT\n{script}\n"
         with printed.open("wb") as out:
