@@ -15,13 +15,18 @@ import typer
 import typer.main
 
 from undrift.app.cli import app
+from undrift.app.terminal import EXIT_CODES
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference" / "cli.md"
 HEAD = """# Commands
 
 <!-- written by `make reference` from the help texts; change those -->
 
-Every command takes `--help`.
+Every command takes `--help` and `--json` (one document instead of text). Results go to stdout,
+everything said on the way to stderr.
+
+| exit code | means |
+|---|---|
 """
 
 
@@ -65,7 +70,11 @@ def row(parameter: Any, context: Any) -> str:
 def document() -> str:
     """The whole page."""
     root = typer.main.get_command(app)
-    return "\n".join([HEAD, *(section(path, command) for path, command in commands(root, "undrift"))]).rstrip() + "\n"
+    codes = "".join(f"| {code} | {text} |\n" for code, text in EXIT_CODES.items())
+    return (
+        "\n".join([HEAD + codes, *(section(path, command) for path, command in commands(root, "undrift"))]).rstrip()
+        + "\n"
+    )
 
 
 if __name__ == "__main__":
