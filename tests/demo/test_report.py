@@ -306,6 +306,14 @@ def test_spans_stand_where_their_dates_are() -> None:
     assert "2013-08-06, resolved 2013-08-27" in incidents[1]
 
 
+def test_the_name_of_a_long_rollout_stands_beside_its_steps_not_in_them() -> None:
+    log = Log()
+    log.rollout("a", 2, 1, [(5, on(5, 1)), (100, on(8, 1))], started=on(4, 20), status="succeeded", why="held")
+    marks = timeline(log.events, STORY, 1120.0).marks
+    (name,) = [mark for mark in marks if mark.text == "v2 champion"]
+    assert name.x > max(mark.x + mark.w for mark in marks if mark.css.startswith("trial"))
+
+
 def test_plots_name_their_unit_and_no_text_in_them_overlaps() -> None:
     names = ["Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
     near = [0.5 + 0.001 * place for place in range(9)]

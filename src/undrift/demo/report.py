@@ -100,7 +100,7 @@ def _promises(board: Scoreboard) -> list[tuple[str, bool]]:
 
 
 def _figures(board: Scoreboard) -> list[_Figure]:
-    delays = [row.delay for row in board.rows if row.what == "planted fault" and row.delay]
+    delays = [row.delay for row in board.rows if row.what == "planted fault" and row.verdict.startswith("caught")]
     after = f"after {', '.join(delays)}" if delays else "none was found"
     within = board.false_alarms <= board.budget
     return [

@@ -221,7 +221,7 @@ def _release(story: Story, events: Sequence[Event], release: str, spoiled: datet
     return msgspec.structs.replace(
         line,
         undrift=f"{done}: {_short(event.why)}",
-        delay=_days(event.at - spoiled) if spoiled is not None else "",
+        delay=_days(event.at - spoiled) if found and spoiled is not None else "",
         exposed=f"{state['exposed_units']:,}",
         evidence=_evidence(event),
         verdict=("caught" if named else "caught, wide") if found else "MISSED",
