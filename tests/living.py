@@ -167,11 +167,14 @@ class Life:
 
     def play(self, days: int = 1) -> list[str]:
         """So many days; the kinds of the decisions of the worker in them."""
+        return [kind for _ in range(days) for kind in self.play_day(self.town.day(self.now))]
+
+    def play_day(self, day: Day) -> list[str]:
+        """One day as it is given; the kinds of the decisions of the worker."""
         first = self.project.journal.events()[-1].seq
-        for _ in range(days):
-            self.answered += send_day(self.service.post, self.town.day(self.now))
-            self.now += DAY
-            self._announce(self.now)
+        self.answered += send_day(self.service.post, day)
+        self.now += DAY
+        self._announce(self.now)
         return self.decided(first)
 
     def decided(self, after: int = 0) -> list[str]:
@@ -206,6 +209,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, untrained: Path, tracked: 
     return begin(_with_tracking(untrained, tracked, folder))
 
 
+@pytest.fixture(scope="session")
+def trained_twice(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
+    """The folder of the project with `wide` as the second version, which passed its gate; not to be changed."""
+    folder = tmp_path_factory.mktemp("twice") / "town"
+    with copy_of(trained, folder) as project:
+        assert train_as(project, "wide").version == 2
+    return folder
+
+
 def _with_tracking(untrained: Path, tracked: Path, folder: Path) -> Path:
     shutil.copytree(untrained, folder)
     (folder / ".undrift").mkdir()
@@ -228,15 +240,22 @@ def project(trained: Path, tmp_path: Path) -> Iterator[Project]:
         yield copied
 
 
+@pytest.fixture
+def two(trained_twice: Path, tmp_path: Path) -> Iterator[Project]:
+    """An open project of one's own with a champion and a better version."""
+    with copy_of(trained_twice, tmp_path / "town") as copied:
+        yield copied
+
+
 Alive = Callable[..., Life]
 
 
 @pytest.fixture
-def alive(project: Project) -> Iterator[Alive]:
-    """Bring the project to life in a town: ``alive(town)``; all ends with the test."""
+def alive() -> Iterator[Alive]:
+    """Bring a project to life in a town: ``alive(project, town)``; all ends with the test."""
     lives: list[Life] = []
 
-    def make(town: Town | None = None) -> Life:
+    def make(project: Project, town: Town | None = None) -> Life:
         lives.append(Life(project, town or Town(TRAINED_DAYS + 20)))
         return lives[-1]
 

@@ -161,6 +161,8 @@ def roll_back(project: Project, model: str = "", *, to: int | None = None, actor
     route = project.route(name)
     if to is not None:
         row = project.version(name, to)
+        if route is not None and route["champion"] == row["revision"]:
+            raise ConflictError(f"version {to} of {name} is champion already.")
     elif route is None or not route["previous"]:
         raise ConflictError(f"{name} has no former champion to go back to.")
     else:

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from undrift import lifecycle, releases
 from undrift.assembly import read_table, transform_code
@@ -197,8 +199,9 @@ def pickled(project: Project, tmp_path: Path) -> Path:
     """A model somebody made elsewhere, of the inputs in the order of the interface: distance, quote, rain, ..."""
     rides = prepare(project, project.model(), read_table(project.root, "rides.parquet"), actor=ME).table
     names = [given.name for given in project.model().interface().inputs]
-    X = np.nan_to_num(np.column_stack([rides[name].to_numpy().astype(float) for name in names]))
-    joblib.dump(LogisticRegression(max_iter=500).fit(X, rides["late"].to_numpy()), tmp_path / "old.joblib")
+    X = np.column_stack([rides[name].to_numpy().astype(float) for name in names])
+    old = make_pipeline(SimpleImputer(), LogisticRegression(max_iter=500)).fit(X, rides["late"].to_numpy())
+    joblib.dump(old, tmp_path / "old.joblib")
     return tmp_path / "old.joblib"
 
 

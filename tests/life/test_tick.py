@@ -1,0 +1,177 @@
+"""A tick: everything decided of a model in one transaction, once, whatever dies in between and whoever changes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from undrift import lifecycle, releases, tick
+from undrift.errors import ConflictError
+from undrift.project import Project, open_project
+from undrift.state.journal import Journal
+from undrift.tick import run_tick
+
+from living import ME, Alive, Life, redeclared, send_day  # isort: skip
+from town import DAY, LIVE, TRAINED_DAYS, Town  # isort: skip
+
+
+def seqs(project: Project) -> int:
+    return project.journal.events()[-1].seq
+
+
+def judged(project: Project) -> list[Any]:
+    return [event.at for event in project.journal.events(kinds=("tick.judged",))]
+
+
+@pytest.fixture
+def canary(two: Project, alive: Alive) -> Life:
+    """A life with a rollout that the shadow stage has just let into its first step."""
+    life = alive(two)
+    releases.roll_out(two, actor=ME)
+    life.service.follow()
+    assert life.play() == ["rollout.advanced"]
+    return life
+
+
+def test_a_model_without_a_champion_is_not_judged(fresh: Project) -> None:
+    lifecycle.apply(fresh, actor=ME)
+    assert run_tick(fresh, LIVE, DAY) == []
+    assert judged(fresh) == []
+
+
+def test_a_tick_is_one_event_with_what_was_seen(project: Project, alive: Alive) -> None:
+    life = alive(project)
+    life.play(2)
+    first, second, third = project.journal.events(kinds=("tick.judged",))
+    assert (first.at, second.at, third.at) == (LIVE, LIVE + DAY, LIVE + 2 * DAY)
+    assert (second.payload["rows"], third.payload["rows"]) == (160, 320)
+    assert set(third.payload["monitors"]) == {"answers", "quality"}
+    assert third.payload["verdict"] == "INCONCLUSIVE", "two days of labels are too few to judge the quality"
+
+
+def test_a_tick_that_runs_again_does_nothing(canary: Life) -> None:
+    before = seqs(canary.project)
+    with open_project(canary.project.root) as again:
+        assert run_tick(again, canary.now, DAY) == []
+    assert seqs(canary.project) == before
+
+
+def test_a_tick_that_was_killed_before_it_was_recorded_decides_the_same(
+    canary: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the very end of its work, run again by another: the same decisions, each once."""
+    project, kept = canary.project, []
+
+    def killed(self: Journal, drafts: Any, **how: Any) -> Any:
+        kept.extend(drafts)
+        raise KeyboardInterrupt
+
+    send_day(canary.service.post, canary.town.day(canary.now))
+    canary.worker.cycle()  # into the lake, without a watermark
+    before, boundary = seqs(project), canary.now + DAY
+    with monkeypatch.context() as patch, open_project(project.root) as dying:
+        patch.setattr(Journal, "record", killed)
+        dying.follow()
+        with pytest.raises(KeyboardInterrupt):
+            run_tick(dying, boundary, DAY)
+    assert seqs(project) == before, "nothing of it was kept"
+    with open_project(project.root) as heir:
+        heir.follow()
+        lines = run_tick(heir, boundary, DAY)
+    events = project.journal.events(after=before)
+    assert [(e.kind, e.key, e.why) for e in events] == [(d.kind, d.key, d.why) for d in kept]
+    assert [e.kind for e in events] == ["tick.judged", "rollout.advanced"]
+    assert len(lines) == 1
+
+
+def test_two_workers_that_do_the_same_tick_at_once_decide_once(canary: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one has judged, too, when the first one's decision is there: its own is not taken."""
+    project = canary.project
+    canary.play()
+    before, boundary = seqs(project), canary.now + DAY
+    real = Journal.record
+
+    def late(self: Journal, drafts: Any, **how: Any) -> Any:
+        monkeypatch.setattr(Journal, "record", real)
+        with open_project(project.root) as other:
+            other.follow()
+            run_tick(other, boundary, DAY)
+        return real(self, drafts, **how)
+
+    monkeypatch.setattr(Journal, "record", late)
+    with open_project(project.root) as second:
+        second.follow()
+        run_tick(second, boundary, DAY)
+    keys = Counter(event.key for event in project.journal.events(after=before))
+    assert max(keys.values()) == 1
+    assert len(judged(project)) == len(set(judged(project)))
+    assert project.journal.verify() > before
+
+
+def test_what_a_person_does_while_a_tick_judges_counts_and_the_tick_judges_again(
+    canary: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = canary.project
+    real = tick._judge_rollout
+
+    def aborted_meanwhile(*given: Any) -> Any:
+        monkeypatch.setattr(tick, "_judge_rollout", real)
+        with open_project(project.root) as other:
+            releases.abort(other, actor=ME, why="stop")
+        return real(*given)
+
+    monkeypatch.setattr(tick, "_judge_rollout", aborted_meanwhile)
+    before = seqs(project)
+    assert canary.play() == []
+    kinds = [event.kind for event in project.journal.events(after=before)]
+    assert kinds == ["rollout.aborted", "tick.judged"], "the judgement of what was no longer so is not recorded"
+    assert project.route("rides")["candidate"] == ""  # type: ignore[index]
+
+
+def test_a_tick_that_is_overtaken_again_and_again_says_so(canary: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def overtaken(*_: object) -> Any:
+        tries.append(1)
+        raise ConflictError("somebody was faster")
+
+    monkeypatch.setattr(tick, "_judge_model", overtaken)
+    with pytest.raises(ConflictError):
+        run_tick(canary.project, canary.now + DAY, DAY)
+    assert len(tries) == tick.ATTEMPTS
+
+
+def test_the_candidate_is_not_exposed_further_while_an_incident_freezes_it(two: Project, alive: Alive) -> None:
+    """Requests lose a field that neither model uses: the guardrails hold, but nobody should trust this day."""
+    life = alive(two)
+    life.play(3)
+    releases.roll_out(two, actor=ME)
+    life.service.follow()
+    assert life.play() == ["rollout.advanced"]
+    day = life.town.day(life.now)
+    poor = [{**ride, "quote": None} if place % 2 else ride for place, ride in enumerate(day.rides)]
+    assert life.play_day(day._replace(rides=poor)) == ["alert.opened"]
+    (*_, held) = two.journal.events(kinds=("rollout.judged",))
+    assert held.why.startswith("hold at 25 %: frozen: ")
+    assert "quote went missing" in held.why
+    assert life.play(2)[-1] == "rollout.succeeded" or two.route("rides")["weight"] == 50.0  # type: ignore[index]
+
+
+def test_what_the_monitors_say_does_not_depend_on_the_clock_of_the_machine(project: Project, alive: Alive) -> None:
+    life = alive(project, Town(TRAINED_DAYS + 3))
+    life.play()
+    at = [event.at for event in project.journal.events() if event.actor == "work"]
+    assert all(LIVE <= moment <= LIVE + DAY for moment in at)
+    assert all(event.recorded_at - event.at > timedelta(days=30) for event in project.journal.events()[-1:])
+
+
+def test_a_model_that_was_declared_but_not_applied_is_not_judged_anew(project: Project, alive: Alive) -> None:
+    """The worker goes by what was applied: monitors that are only in the file say nothing yet."""
+    life = alive(project)
+    with redeclared(project, monitors=""):
+        life.play()
+    (*_, last) = project.journal.events(kinds=("tick.judged",))
+    assert set(last.payload["monitors"]) == {"answers", "quality"}
