@@ -351,13 +351,12 @@ def score(project: Project, table: pa.Table, model: str = "", version: int | Non
     DataError : no row keeps the contract.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     declared = project.model(model)
     route = project.route(declared.name)
-    if version is None and route is not None and route["champion"]:
-        row = project.version(declared.name, revision=route["champion"])
-    else:
-        row = project.version(declared.name, version)
+    champion = route["champion"] if version is None and route is not None else ""
+    row = project.version(declared.name, version, revision=champion)
     folder = project.artifacts.get(row["bundle"])
     predictor = load(folder, project.settings.trust)
     interface = predictor.manifest.interface
@@ -367,13 +366,17 @@ def score(project: Project, table: pa.Table, model: str = "", version: int | Non
         raise DataError(f"none of {table.num_rows} rows keeps the contract.", hint=checked.report.to_text())
     full = with_features(project, interface, checked.accepted, bundle=folder)
     out = predictor.predict(table_columns(interface.inputs, full))
-    scored = pa.table({"__row": full["__row"], "score": pa.array(out.score, pa.float64())})
-    scored = scored.append_column("prediction", pa.array(out.label if out.label is not None else out.score))
+    answers = {
+        "score": pa.array(out.score, pa.float64()),
+        "prediction": pa.array(out.label if out.label is not None else out.score),
+    }
     if out.scores is not None:
-        scored = scored.append_column("scores", pa.array(out.scores, pa.list_(pa.float64())))
-    refused = checked.quarantined.select(["__row", "reason"])
-    joined = numbered.join(scored, "__row").join(refused, "__row").sort_by("__row")
-    return joined.drop_columns(["__row"])
+        answers["scores"] = pa.array(out.scores, pa.list_(pa.float64()))
+    given, refused = full["__row"].combine_chunks(), checked.quarantined["__row"].combine_chunks()
+    for name, values in answers.items():
+        table = table.append_column(name, values.take(pc.index_in(numbered["__row"], value_set=given)))
+    reasons = checked.quarantined["reason"].take(pc.index_in(numbered["__row"], value_set=refused))
+    return table.append_column("reason", reasons)
 
 
 def retrain(project: Project, model: str = "", *, actor: str, why: str) -> str:
