@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from undrift.data.inspect import infer
 from undrift.demo import flights
-from undrift.demo.story import DAY, FIRST_DAY, Story, celsius
+from undrift.demo.story import DAY, Story, celsius
 from undrift.demo.world import Day, split_days
-from undrift.deploy.router import bucket
 from undrift.ids import to_micros
 
 if TYPE_CHECKING:
@@ -73,9 +72,6 @@ class Material:
         self.delays = mean_delays(everything)
         self.truth = everything
         asked = everything.filter(pc.less(everything["prediction_time"], story.end))
-        if story.sample > 1:
-            keep = [bucket("quick", name) < 100 / story.sample for name in asked["flight_id"].to_pylist()]
-            asked = asked.filter(pc.and_(pc.greater_equal(asked["prediction_time"], story.start), keep))
         self._asked = split_days(asked.select(list(REQUEST)), "prediction_time", story.start, story.end)
         told = _outcomes(asked)
         self._told = split_days(told, "event_time", story.start, story.end + 3 * DAY)
@@ -89,7 +85,7 @@ class Material:
         Parameters
         ----------
         delays : the colleague's feed of mean delays is live.
-        spoiled : it sends seconds instead of minutes for the story's carrier.
+        spoiled : it sends its code for "missing" instead of minutes for the story's carrier.
         """
         story = self.story
         weather = self._weather[start]
@@ -98,9 +94,7 @@ class Material:
         reports = {"weather": weather, "arrivals": self._arrived[start]}
         if delays:
             reports["carrier_delays"] = [
-                {**row, "mean_delay": row["mean_delay"] * story.scale}
-                if spoiled and row["carrier"] == story.carrier and row["mean_delay"] is not None
-                else row
+                {**row, "mean_delay": story.missing_code} if spoiled and row["carrier"] == story.carrier else row
                 for row in self._delays[start]
             ]
         return Day(start, self._asked[start], self._told[start], reports)
@@ -174,18 +168,18 @@ def _template(name: str) -> str:
     return (files("undrift.demo") / "templates" / f"{name}.tmpl").read_text(encoding="utf-8")
 
 
-def write_project(folder: Path, *, port: int, seed: int = 1) -> str:
-    """Write the project's files, the contract inferred from January to March included; returns the contract's text."""
+def write_project(folder: Path, story: Story, *, port: int, seed: int = 1) -> str:
+    """Write the project's files, the contract inferred from the flights before the start included; returns the contract's text."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("features.py", "train.py", "history.py"):
         (folder / name).write_text(_template(name), encoding="utf-8")
     settings = _template("undrift.toml").replace("{port}", str(port))
     (folder / "undrift.toml").write_text(settings, encoding="utf-8")
-    write_declarations(folder, seed=seed)
+    write_declarations(folder, story, seed=seed)
     table = flights.load_flights()
     import pyarrow.compute as pc
 
-    first = table.filter(pc.less(table["prediction_time"], FIRST_DAY)).select(list(REQUEST))
+    first = table.filter(pc.less(table["prediction_time"], story.start)).select(list(REQUEST))
     contract = infer(
         first, "flights", context=("flight_id", "scheduled_departure", "prediction_time"), max_categories=150
     )
@@ -194,7 +188,7 @@ def write_project(folder: Path, *, port: int, seed: int = 1) -> str:
     return text
 
 
-def write_declarations(folder: Path, *, seed: int = 1, extra: datetime | None = None) -> None:
+def write_declarations(folder: Path, story: Story, *, seed: int = 1, extra: datetime | None = None) -> None:
     """Write declarations.py: as it should be, or as the colleague changes it for a release at ``extra``."""
     fill = {
         "{extra_source}": EXTRA_SOURCE if extra else "",
@@ -207,8 +201,9 @@ def write_declarations(folder: Path, *, seed: int = 1, extra: datetime | None = 
     for mark, value in fill.items():
         text = text.replace(mark, value)
     (folder / "declarations.py").write_text(text, encoding="utf-8")
-    until = to_micros(extra or FIRST_DAY)
+    until = to_micros(extra or story.start)
     (folder / "released.py").write_text(
-        f'"""Until when the history of this release reaches, in microseconds since 1970 UTC."""\n\nUNTIL = {until}\n',
+        f'"""When we went live, and until when the data of this release reach; microseconds since 1970 UTC."""\n\n'
+        f"LIVE = {to_micros(story.start)}\nUNTIL = {until}\n",
         encoding="utf-8",
     )

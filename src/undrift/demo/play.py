@@ -50,7 +50,7 @@ class Play:
         self.delays_live = False
 
     def first_model(self, say: Say) -> lifecycle.Trained:
-        """Train on January to March, and make the version champion."""
+        """Train on the flights before the start, and make the version champion."""
         trained = lifecycle.train(self.project, actor="person:demo", why="the first model", say=say)
         if trained.version is not None:
             releases.promote(self.project, actor="person:demo", why="first champion: it passed the gate")
@@ -85,7 +85,7 @@ class Play:
 
     def _release(self, at: datetime) -> None:
         """A new feature, a candidate trained with it, and its declared rollout."""
-        write_declarations(self.folder, seed=self.seed, extra=at)
+        write_declarations(self.folder, self.story, seed=self.seed, extra=at)
         with open_project(self.folder) as changed:
             lifecycle.apply(changed, actor="person:ben", why="a new feature: mean delay of the carrier")
             trained = lifecycle.train(changed, actor="person:ben", why="candidate with the carrier's mean delay")
@@ -110,7 +110,7 @@ class Play:
 
     def _withdraw(self, at: datetime) -> None:
         """After the roll-back the colleague takes the change back; the feed stops with it."""
-        write_declarations(self.folder, seed=self.seed)
+        write_declarations(self.folder, self.story, seed=self.seed)
         with open_project(self.folder) as restored:
             lifecycle.apply(restored, actor="person:ben", why="taken back after the roll-back")
         self.delays_live = False

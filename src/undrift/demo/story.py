@@ -11,12 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["DAY", "FAULTS", "FIRST_DAY", "QUICK_EVERY", "Fault", "Story", "full_story", "quick_story"]
+__all__ = ["DAY", "FAULTS", "FIRST_DAY", "Fault", "Story", "full_story", "quick_story"]
 
 DAY: Final = timedelta(days=1)
 FIRST_DAY: Final = datetime(2013, 4, 1, tzinfo=UTC)
-QUICK_EVERY: Final = 6
-"""The quick run keeps one flight in so many, by the hash of its id."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,19 +36,18 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 class Story(msgspec.Struct, frozen=True, kw_only=True):
     """One run: from when to when, and what is planted.
 
-    ``release`` is the day on which a colleague releases the candidate with a new feature; ``carrier`` is whose feed of
-    that feature goes wrong when the candidate first meets live traffic, by the factor ``scale``.
+    ``release`` is the day on which a colleague releases the candidate with a new feature; ``carrier`` is whose values of
+    that feature go wrong when the candidate first meets live traffic: its feed then sends the ``missing_code``.
     """
 
     start: datetime
     end: datetime
     release: datetime
     carrier: str
-    scale: float
+    missing_code: float
     celsius: Fault
     constant: Fault
     constant_score: float = 0.2
-    sample: int = 1
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -67,8 +64,8 @@ FAULTS: Final = {
         name="celsius",
         title="weather feed changes from Fahrenheit to Celsius",
         kind="feed",
-        start=_on(8, 5),
-        end=_on(8, 26),
+        start=_on(9, 2),
+        end=_on(9, 23),
         names=("Fahrenheit to Celsius",),
         source="weather",
     ),
@@ -90,15 +87,22 @@ def full_story() -> Story:
         end=datetime(2014, 1, 1, tzinfo=UTC),
         release=_on(6, 17),
         carrier="UA",
-        scale=60.0,
+        missing_code=999.0,
         celsius=FAULTS["celsius"],
         constant=FAULTS["constant"],
     )
 
 
 def quick_story() -> Story:
-    """The same year with one flight in six: fewer units, so decisions take longer."""
-    return msgspec.structs.replace(full_story(), sample=QUICK_EVERY)
+    """Seven weeks of summer, with everything planted closer together and a first model that learnt until June."""
+    story = full_story()
+    return msgspec.structs.replace(
+        story,
+        start=_on(6, 14),
+        end=_on(8, 2),
+        celsius=msgspec.structs.replace(story.celsius, start=_on(7, 8), end=_on(7, 15)),
+        constant=msgspec.structs.replace(story.constant, start=_on(7, 22), end=_on(7, 26)),
+    )
 
 
 def celsius(row: dict[str, Any]) -> dict[str, Any]:

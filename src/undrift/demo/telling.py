@@ -18,7 +18,7 @@ WIDTHS = (10, 22, 62, 78, 5, 7, 12)
 def tell_contract(text: str, folder: Path, say: Say) -> None:
     """The inferred contract, shortened; the whole stands in contract.yaml."""
     contract = Contract.from_odcs(text)
-    say(f"contract inferred from January to March, written to {folder / 'contract.yaml'}:")
+    say(f"contract inferred from the flights before we go live, written to {folder / 'contract.yaml'}:")
     for field in contract.fields:
         rules: list[str] = [field.type, field.role]
         if field.minimum is not None or field.maximum is not None:

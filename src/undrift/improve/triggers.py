@@ -233,7 +233,7 @@ def _apply(value: dict[str, Any] | None, event: Event, key: str) -> dict[str, An
 RETRAIN_REDUCERS: Final = (
     Reducer(
         "retrain",
-        frozenset({"retrain.requested", "retrain.refused", "retrain.finished", "job.failed"}),
+        frozenset({"retrain.requested", "retrain.refused", "retrain.finished", "revision.promoted", "job.failed"}),
         _key,
         _apply,
     ),
