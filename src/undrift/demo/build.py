@@ -169,7 +169,7 @@ def _template(name: str) -> str:
 
 
 def write_project(folder: Path, story: Story, *, port: int, seed: int = 1) -> str:
-    """Write the project's files, the contract inferred from the flights before the start included; returns the contract's text."""
+    """Write the project's files, with the contract inferred from the flights before the start; returns its text."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("features.py", "train.py", "history.py"):
         (folder / name).write_text(_template(name), encoding="utf-8")

@@ -7,6 +7,7 @@ compares what undrift did with what was true. Seeds and dates are fixed: two run
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ def run(
         raise ConflictError("the first model did not pass its gate, so there is nothing to serve.")
     prepared = time.monotonic() - begun
     replayed = time.monotonic()
+    ended = signal.signal(signal.SIGTERM, _end)  # a demo that is ended ends what it started
     try:
         world = play.start()
         say(f"serving on http://127.0.0.1:{play.project.settings.serve.port} with 2 workers; replaying")
@@ -84,7 +86,12 @@ def run(
         if not keep or sys.exc_info()[0] is not None:
             play.system.stop()
         play.project.close()
+        signal.signal(signal.SIGTERM, ended)
     return 0 if board.good else 1
+
+
+def _end(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _score(play: Play, story: Any) -> Scoreboard:
