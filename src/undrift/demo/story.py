@@ -36,8 +36,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 class Story(msgspec.Struct, frozen=True, kw_only=True):
     """One run: from when to when, and what is planted.
 
-    ``release`` is the day on which a colleague releases the candidate with a new feature; ``carrier`` is whose values of
-    that feature go wrong when the candidate first meets live traffic: its feed then sends the ``missing_code``.
+    ``release`` is the day on which a colleague releases the candidate with a new feature; ``carrier`` is whose values
+    of that feature go wrong when the candidate first meets live traffic: its feed then sends the ``missing_code``.
     """
 
     start: datetime
