@@ -74,6 +74,16 @@ def test_the_example_request_keeps_the_contract(csv: Path, tmp_path: Path) -> No
     assert decoder.violations(decoder.row(instance)) == ()
 
 
+def test_a_request_with_the_next_key_keeps_the_contract(tmp_path: Path) -> None:
+    file = tmp_path / "orders.csv"
+    table = orders()
+    pyarrow.csv.write_csv(table.set_column(0, "order id", [list(range(ROWS))]), file)
+    scaffold.init(tmp_path / "shop", file, "returned", time="ordered_at", key="order id")
+    decoder = Decoder(Contract.from_odcs((tmp_path / "shop" / "contract.yaml").read_text()))
+    (instance,) = json.loads((tmp_path / "shop" / "example.json").read_text())["instances"]
+    assert decoder.violations(decoder.row({**instance, "order id": 1_700_000_000_000_000})) == ()
+
+
 def test_the_readme_names_the_model_and_its_own_label(csv: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     scaffold.init(folder, csv, "returned")

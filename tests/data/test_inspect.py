@@ -109,6 +109,20 @@ def test_what_no_row_can_hold_is_refused() -> None:
         infer(7, "t")
 
 
+def test_a_key_takes_the_values_that_are_still_to_come() -> None:
+    rows = {"number": list(range(2200)), "name": ["a", "b"] * 1100, "x": [1.0, 2.0] * 1100}
+    contract = infer(rows, "t", context=["number"], keys=["number", "name"])
+    number, name, x = contract.fields
+    assert (number.minimum, number.maximum, number.categories) == (None, None, None)
+    assert (name.minimum, name.maximum, name.categories) == (None, None, None)
+    assert (number.type, name.type, number.nullable) == ("integer", "string", False)
+    assert (x.minimum, x.maximum) == (0.9, 2.1)
+    decoder = Decoder(contract)
+    assert decoder.violations(decoder.row({"number": 10**9, "name": "never seen", "x": 1.5})) == ()
+    with pytest.raises(DataError, match="key column 'y' is not in the table"):
+        infer({"x": [1]}, "t", keys=["y"])
+
+
 def test_context_columns_are_no_inputs() -> None:
     contract = infer({"key": ["a", "b"], "x": [1, 2]}, "t", context=["key"])
     assert [f.role for f in contract.fields] == ["context", "feature"]

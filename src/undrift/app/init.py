@@ -99,7 +99,8 @@ def init(
             f"no column is left to predict {label!r} from.",
             hint="; ".join(f"{column}: {reason}" for column, reason in left.items()),
         )
-    contract = infer(table.select(fields), model, context=tuple(role for role in (time, key) if role))
+    context = tuple(role for role in (time, key) if role)
+    contract = infer(table.select(fields), model, context=context, keys=(key,) if key else ())
     notes = tuple(f"{column} is no input: {reason}" for column, reason in left.items())
     return _write(folder, data, table, _Subject(model, outcome, label, contract, time, key, notes, train=True))
 

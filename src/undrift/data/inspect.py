@@ -54,7 +54,13 @@ def arrow_schema(contract: Contract) -> pa.Schema:
 
 
 def infer(
-    table: Any, name: str, *, slack: float = 0.1, max_categories: int = 50, context: Sequence[str] = ()
+    table: Any,
+    name: str,
+    *,
+    slack: float = 0.1,
+    max_categories: int = 50,
+    context: Sequence[str] = (),
+    keys: Sequence[str] = (),
 ) -> Contract:
     """Propose a contract that the table keeps; a draft for a person to review, with what is odd in ``description``.
 
@@ -71,28 +77,33 @@ def infer(
     slack : share of the observed range, 0 or more.
     max_categories : most values of a closed set of text.
     context : columns that are sent along but are no input of the model.
+    keys : columns that name a row. The next row has a value that was never seen, so they get no range and no closed
+        set; only their type and whether they may be absent.
 
     Raises
     ------
-    DataError : no rows, a column that no request could hold (lists, structs, bytes), a context column not there.
+    DataError : no rows, a column that no request could hold (lists, structs, bytes), a context or key column not there.
     """
     rows = _table(table)
     if slack < 0:
         raise ValueError(f"slack must be 0 or more, got {slack}")
     if not rows.num_rows or not rows.num_columns:
         raise DataError(f"contract {name!r} cannot be inferred: the table has no rows or no columns.")
-    missing = [column for column in context if column not in rows.column_names]
+    missing = [column for column in (*context, *keys) if column not in rows.column_names]
     if missing:
-        raise DataError(f"context column {missing[0]!r} is not in the table; it has {', '.join(rows.column_names)}.")
+        kind = "context" if missing[0] in context else "key"
+        raise DataError(f"{kind} column {missing[0]!r} is not in the table; it has {', '.join(rows.column_names)}.")
     fields = []
     for column in rows.column_names:
         role = "context" if column in context else "feature"
-        proposed = _propose(column, _plain(rows[column]), slack, max_categories)
+        proposed = _propose(column, _plain(rows[column]), slack, max_categories, bounded=column not in keys)
         fields.append(Field(name=column, role=role, **proposed))  # type: ignore[arg-type]
     return Contract(name=name, fields=tuple(fields), description=f"Inferred from {rows.num_rows} rows; to be reviewed.")
 
 
-def _propose(name: str, column: pa.ChunkedArray, slack: float, max_categories: int) -> dict[str, Any]:
+def _propose(
+    name: str, column: pa.ChunkedArray, slack: float, max_categories: int, *, bounded: bool = True
+) -> dict[str, Any]:
     kind, notes = _type_of(name, column.type)
     if pa.types.is_timestamp(column.type) and column.type.tz is None:
         notes.append("times without a zone were read as UTC")
@@ -101,6 +112,8 @@ def _propose(name: str, column: pa.ChunkedArray, slack: float, max_categories: i
     found: dict[str, Any] = {"type": kind, "nullable": bool(pc.any(converted.missing).as_py())}
     if not len(values):
         notes.append("no value was seen: the type is a guess")
+    elif not bounded:
+        notes.append("names a row: any value of its type")
     elif kind == "string":
         counts = pc.value_counts(values)
         distinct = sorted(counts.field("values").to_pylist())
