@@ -191,7 +191,7 @@ def apply(
 
 def check(
     data: Annotated[
-        Path | None, typer.Argument(metavar="[DATA]", help="CSV or Parquet; the model's training data if left out.")
+        Path | None, typer.Argument(metavar="DATA", help="CSV or Parquet; the model's training data if left out.")
     ] = None,
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Whose contract, if there are several.")] = "",
     contract: Annotated[
@@ -240,7 +240,7 @@ def check(
 
 
 def config(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="One setting or section, as serve.port or serve.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One setting or section, as serve.port or serve.")] = "",
     project: ProjectOption = Path(),
     json: JsonOption = False,
 ) -> None:

@@ -175,7 +175,7 @@ def status(project: ProjectOption = Path(), json: JsonOption = False) -> None:
 
 def history(
     subject: Annotated[
-        str, typer.Argument(metavar="[SUBJECT]", help="A model, or a subject as `rollout:ID`; everything if left out.")
+        str, typer.Argument(metavar="SUBJECT", help="A model, or a subject as `rollout:ID`; everything if left out.")
     ] = "",
     at: Annotated[
         str,

@@ -78,7 +78,7 @@ ProjectOption = Annotated[
     Path, typer.Option("--project", "-C", metavar="DIR", help="The project's folder, or one below it.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="[MODEL]", help="Which model; may be left out if there is one.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Which model; may be left out if there is one.")]
 VersionOption = Annotated[
     int | None, typer.Option("--version", "-v", metavar="N", min=1, help="Which version; the newest if left out.")
 ]
