@@ -24,6 +24,8 @@ os.environ.update(
     TERM="dumb",
     COLUMNS="120",
 )
+# As `undrift` itself does (app/cli.py): OpenMP's threads sleep while they wait, as tests share the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 for _name in [name for name in os.environ if name.startswith(("UNDRIFT_", "MLFLOW_TRACKING", "MLFLOW_REGISTRY"))]:
     del os.environ[_name]  # the developer's own project is none of the tests' business
 

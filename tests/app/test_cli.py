@@ -37,6 +37,26 @@ def test_help_loads_nothing_heavy() -> None:
     assert not HEAVY & {name.partition(".")[0] for name in loaded}
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_openmp_sleep_while_they_wait_also_in_children_unless_told_otherwise(
+    own: str | None, expected: str
+) -> None:
+    """Set before anything that would read it is loaded, and found by a child of `undrift dev`."""
+    program = (
+        "import sys\n"
+        "from undrift.app.cli import main\n"
+        "main(['--version'])\n"
+        "assert not {'numpy', 'sklearn', 'onnxruntime'} & set(sys.modules)\n"
+        "from undrift.app.dev import Child, run\n"
+        "child = (sys.executable, '-c', 'import os; print(os.environ[\"OMP_WAIT_POLICY\"])')\n"
+        "run([Child('work', child)], lambda name, line: print(name, line))\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environ |= {} if own is None else {"OMP_WAIT_POLICY": own}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environ)
+    assert f"work {expected}" in done.stdout.splitlines(), done.stderr
+
+
 def test_help_lists_every_command_once_by_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out

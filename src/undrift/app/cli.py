@@ -6,6 +6,7 @@ The commands stand in cli_project.py, cli_model.py and cli_run.py; each loads it
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
@@ -101,6 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ----------
     arguments : the words after ``undrift``; those of the process if left out.
     """
+    # OpenMP reads this once, when scikit-learn or a booster is loaded, and children inherit it. Its threads otherwise
+    # wait for each other in a busy loop, which on shared cores makes a fit many times slower; asleep they cost nothing.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     json, debug = "--json" in words, "--debug" in words
     try:
