@@ -87,7 +87,7 @@ def test_a_compiled_model_is_judged_by_what_the_bundle_says() -> None:
 def test_latency_is_taken_row_by_row_and_a_failing_model_has_none() -> None:
     asked: list[dict[str, list[Any]]] = []
     found = checks.latency_of(asked.append, [{"x": i} for i in range(100)], warm_up=10)
-    assert (found.n, found.unit, len(asked)) == (100, "ms", 110)
+    assert (found.n, found.unit, len(asked)) == (100, "ms", 10 + 3 * 100)
     assert asked[-1] == {"x": [99]}
     assert found.value is not None
     assert found.value >= found.detail["p50_ms"] >= 0
@@ -97,6 +97,29 @@ def test_latency_is_taken_row_by_row_and_a_failing_model_has_none() -> None:
 
     assert checks.latency_of(broken, [{"x": 1}]).problem == "no"
     assert checks.latency_of(print, []).value is None
+
+
+def test_a_round_that_the_machine_disturbed_does_not_count_but_a_slow_model_stays_slow() -> None:
+    """A clock that a model moves: 1 ms an answer, and 80 ms more for every tenth while the machine is busy."""
+    clock, asked = [0], [0]
+
+    def model(milliseconds: int, quiet_from: int) -> Any:
+        def predict(columns: Any) -> None:
+            asked[0] += 1
+            busy = asked[0] <= quiet_from and asked[0] % 10 == 0
+            clock[0] += (milliseconds + 80 * busy) * 1_000_000
+
+        clock[0], asked[0] = 0, 0
+        return predict
+
+    rows = [{"x": i} for i in range(100)]
+    disturbed = checks.latency_of(model(1, quiet_from=210), rows, now=lambda: clock[0])
+    assert disturbed.value == pytest.approx(1.0)
+    assert disturbed.detail["rounds_ms"] == pytest.approx([81.0, 81.0, 1.0])
+    slow = checks.latency_of(model(60, quiet_from=210), rows, now=lambda: clock[0])
+    assert slow.value == pytest.approx(60.0)
+    always = checks.latency_of(model(1, quiet_from=10**9), rows, now=lambda: clock[0])
+    assert always.value == pytest.approx(81.0)
 
 
 def test_inputs_that_may_be_absent_must_be_answered_without(interface_of: Any) -> None:

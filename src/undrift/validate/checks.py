@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,6 +29,9 @@ __all__ = [
     "segment_floors",
     "segments_no_worse",
 ]
+
+ROUNDS: Final = 3
+"""How often the time of an answer is taken."""
 
 
 def better_than(
@@ -127,14 +130,26 @@ def compiled(said: Mapping[str, Any]) -> Finding:
 
 
 def latency_of(
-    predict: Callable[[dict[str, list[Any]]], Any], rows: Sequence[Mapping[str, Any]], *, warm_up: int = 10
+    predict: Callable[[dict[str, list[Any]]], Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    warm_up: int = 10,
+    rounds: int = ROUNDS,
+    now: Callable[[], int] = time.perf_counter_ns,
 ) -> Measurement:
     """The 99th percentile of the time one row takes, in milliseconds, asked one after the other on this machine.
+
+    The rows are asked in several rounds, and the round with the smallest percentile counts. What else the machine does
+    (the training that has just ended, other processes) can only add to the time of an answer, so the least disturbed
+    round is nearest to what the model itself costs; a model that is slow is so in every round. All rounds are in
+    ``detail``, so a loaded machine shows.
 
     Parameters
     ----------
     predict : a loaded predictor's ``predict``, taking one list per input.
-    rows : requests; asked again and again until there are 100 answers to make a percentile of.
+    rows : requests; asked again and again until each round has 100 answers to make a percentile of.
+    rounds : how often, 1 or more.
+    now : a clock in nanoseconds.
     """
     name = "latency_p99_ms"
     single = [{key: [value] for key, value in row.items()} for row in rows]
@@ -142,16 +157,20 @@ def latency_of(
         for columns in single[:warm_up]:
             predict(columns)
         taken = []
-        for columns in single * -(-100 // max(len(single), 1)):
-            begun = time.perf_counter_ns()
-            predict(columns)
-            taken.append((time.perf_counter_ns() - begun) / 1e6)
+        for _ in range(rounds if single else 0):
+            times = []
+            for columns in single * -(-100 // len(single)):
+                begun = now()
+                predict(columns)
+                times.append((now() - begun) / 1e6)
+            taken.append(np.quantile(times, [0.5, 0.99]))
     except PredictionError as error:
         return Measurement(name=name, value=None, unit="ms", problem=error.message)
     if not taken:
         return Measurement(name=name, value=None, unit="ms", problem="there are no rows to ask")
-    median, high = np.quantile(taken, [0.5, 0.99])
-    return Measurement(name=name, value=float(high), n=len(taken), unit="ms", detail={"p50_ms": float(median)})
+    median, high = min(taken, key=lambda pair: float(pair[1]))
+    shown = {"p50_ms": float(median), "rounds_ms": [float(pair[1]) for pair in taken]}
+    return Measurement(name=name, value=float(high), n=len(times), unit="ms", detail=shown)
 
 
 def missing_inputs(
