@@ -285,7 +285,7 @@ def _propose(
             hint="Leave only the model's inputs, in their order, beside the label, key and time.",
         )
     context = [c for c in dict.fromkeys((key, time, *segments)) if c and c not in names]
-    contract = infer(example.select([*names, *context]), name, context=tuple(context))
+    contract = infer(example.select([*names, *context]), name, context=tuple(context), keys=(key,) if key else ())
     kind = task or foreign.task
     if kind is None:
         raise ModelError("the model does not say whether it classifies or regresses.", hint="Give `task`.")
