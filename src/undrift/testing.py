@@ -122,7 +122,7 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``constant``: answer this score whatever comes (multiclass: the first class's probability, the others share the
     rest). ``error``: raise with this text. ``delay_ms``: answer so much later. ``where``: only for rows with one of
-    these values in each of these columns, as ``{"carrier": ["UA"]}``.
+    these values (any, if none) in each of these inputs, as ``{"carrier": ["UA"]}``; models without them are spared.
     """
 
     constant: float | None = None
@@ -158,7 +158,7 @@ class FaultyPredictor:
         if faults == Faults():
             return self._inner.predict(columns)
         n = len(next(iter(columns.values()), ()))
-        hit = [all(columns[name][i] in values for name, values in faults.where.items()) for i in range(n)]
+        hit = [all(k in columns and (not v or columns[k][i] in v) for k, v in faults.where.items()) for i in range(n)]
         time.sleep(faults.delay_ms / 1000 if any(hit) else 0)
         if faults.error and any(hit):
             raise PredictionError(faults.error)

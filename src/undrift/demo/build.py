@@ -79,13 +79,12 @@ class Material:
         self._arrived = split_days(self.arrivals, "known_at", story.start, story.end)
         self._delays = split_days(self.delays, "known_at", story.start, story.end)
 
-    def day(self, start: datetime, *, delays: bool, spoiled: bool) -> Day:
+    def day(self, start: datetime, *, delays: bool) -> Day:
         """What the world sends on one day.
 
         Parameters
         ----------
         delays : the colleague's feed of mean delays is live.
-        spoiled : it sends its code for "missing" instead of minutes for the story's carrier.
         """
         story = self.story
         weather = self._weather[start]
@@ -93,10 +92,7 @@ class Material:
             weather = [celsius(row) for row in weather]
         reports = {"weather": weather, "arrivals": self._arrived[start]}
         if delays:
-            reports["carrier_delays"] = [
-                {**row, "mean_delay": story.missing_code} if spoiled and row["carrier"] == story.carrier else row
-                for row in self._delays[start]
-            ]
+            reports["carrier_delays"] = self._delays[start]
         return Day(start, self._asked[start], self._told[start], reports)
 
 
@@ -135,7 +131,7 @@ def _outcomes(asked: pa.Table) -> pa.Table:
 def mean_delays(everything: pa.Table) -> pa.Table:
     """Mean arrival delay in minutes of each carrier's flights landed in the last `DELAY_HOURS`, published every hour.
 
-    ``known_at`` is five minutes past the hour; null while a carrier has landed nothing in that time.
+    ``known_at`` is half past the hour; null while a carrier has landed nothing in that time.
     """
     import numpy as np
     import pyarrow as pa
@@ -147,7 +143,7 @@ def mean_delays(everything: pa.Table) -> pa.Table:
     carriers = np.asarray(landed["carrier"].to_pylist())
     delays = landed["arr_delay"].to_numpy()
     names, values, known = [], [], []
-    published = (first + np.arange(DELAY_HOURS, size)) * hour + hour // 12
+    published = (first + np.arange(DELAY_HOURS, size)) * hour + hour // 2
     for carrier in np.unique(carriers):
         mine = carriers == carrier
         at = hours[mine] - first

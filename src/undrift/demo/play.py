@@ -58,7 +58,7 @@ class Play:
 
     def start(self) -> World:
         """Start the processes and tell them that time begins."""
-        self.faults.write_text("{}", encoding="utf-8")
+        self._plant({})
         self.system.start("serve")
         self.system.start("work")
         self.system.ready()
@@ -71,13 +71,16 @@ class Play:
         """Play one day, wait until it is judged, and say what was decided."""
         story = self.story
         if start == story.constant.start:
-            self.faults.write_text(json.dumps({"constant": story.constant_score}), encoding="utf-8")
+            self._plant({"constant": story.constant_score})
         elif start == story.constant.end:
-            self.faults.write_text("{}", encoding="utf-8")
+            self._plant({})
         if start == story.release:
             self._release(start)
-        spoiled = self.delays_live and self._canary_has_begun(start)
-        world.play("flights", self.material.day(start, delays=self.delays_live, spoiled=spoiled))
+        if self.delays_live and self.spoiled_since is None and self._canary_has_begun():
+            self.spoiled_since = start
+            only = {"carrier": [story.carrier], "mean_delay": []}  # the one input that only the candidate takes
+            self._plant({"constant": story.broken_score, "where": only})
+        world.play("flights", self.material.day(start, delays=self.delays_live))
         self.system.settled(start + DAY)
         return self._news()
 
@@ -98,15 +101,15 @@ class Play:
         self.delays_live = True
         self.system.ready()
 
-    def _canary_has_begun(self, start: datetime) -> bool:
-        """The new feed breaks for one carrier on the day the candidate first meets live traffic."""
-        if self.spoiled_since is not None:
-            return True
+    def _canary_has_begun(self) -> bool:
         state = self.project.journal.get("rollout", self.release_rollout) or {}
-        if state.get("stage") == "canary" and state.get("status") == "running":
-            self.spoiled_since = start
-            return True
-        return False
+        return state.get("stage") == "canary" and state.get("status") == "running"
+
+    def _plant(self, faults: dict[str, Any]) -> None:
+        """Let servers misbehave from now on (undrift.testing.FaultyPredictor reads the file at every call)."""
+        scratch = self.faults.with_suffix(".new")
+        scratch.write_text(json.dumps(faults), encoding="utf-8")
+        scratch.replace(self.faults)
 
     def _withdraw(self, at: datetime) -> None:
         """After the roll-back the colleague takes the change back; the feed stops with it."""
@@ -114,6 +117,7 @@ class Play:
         with open_project(self.folder) as restored:
             lifecycle.apply(restored, actor="person:ben", why="taken back after the roll-back")
         self.delays_live = False
+        self._plant({})
         self.system.ready()
 
     # -- what undrift did -----------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def build_scoreboard(
     ----------
     rows : all predictions with their outcomes.
     versions : every version by number; 1 is what would have been without updates.
-    release : id of the colleague's rollout, empty if its gate did not pass; ``spoiled`` since when its feed was wrong.
+    release : id of the colleague's rollout, empty if its gate did not pass; ``spoiled`` since when it was broken.
     budget : false alarms that the declared monitors may raise in the time of the run.
     """
     truth = Truth(story, rows, versions)
@@ -192,7 +192,7 @@ def _fault(fault: Fault, events: Sequence[Event], truth: Truth) -> tuple[Row, bo
 
 
 def _release(story: Story, events: Sequence[Event], release: str, spoiled: datetime | None) -> tuple[Row, bool]:
-    """Caught: a guardrail failed and the candidate was rolled back, after its feed had gone wrong."""
+    """Caught: a guardrail failed and the candidate was rolled back, after it had broken."""
     line = Row(
         at=f"{spoiled or story.release:%Y-%m-%d}",
         what="planted fault",

@@ -36,15 +36,16 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 class Story(msgspec.Struct, frozen=True, kw_only=True):
     """One run: from when to when, and what is planted.
 
-    ``release`` is the day on which a colleague releases the candidate with a new feature; ``carrier`` is whose values
-    of that feature go wrong when the candidate first meets live traffic: its feed then sends the ``missing_code``.
+    ``release`` is the day on which a colleague releases the candidate with a new feature. From the day it first meets
+    live traffic its build answers ``broken_score`` to all flights of ``carrier``, in servers only: no offline test
+    can see it.
     """
 
     start: datetime
     end: datetime
     release: datetime
     carrier: str
-    missing_code: float
+    broken_score: float
     celsius: Fault
     constant: Fault
     constant_score: float = 0.2
@@ -87,7 +88,7 @@ def full_story() -> Story:
         end=datetime(2014, 1, 1, tzinfo=UTC),
         release=_on(6, 17),
         carrier="UA",
-        missing_code=999.0,
+        broken_score=0.95,
         celsius=FAULTS["celsius"],
         constant=FAULTS["constant"],
     )
