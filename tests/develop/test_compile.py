@@ -35,6 +35,64 @@ def test_pipelines_compile_and_agree_also_on_absent_and_unseen_values(
     assert found.parity.rows == flights.num_rows + 3 * 25
 
 
+def bare(task: str) -> dict[str, Any]:
+    """Estimators as many people train them: no pipeline, a matrix of numbers."""
+    from sklearn import ensemble, linear_model, neighbors, tree
+
+    if task == "regression":
+        return {
+            "ridge": linear_model.Ridge(),
+            "tree": tree.DecisionTreeRegressor(max_depth=5, random_state=0),
+            "forest": ensemble.RandomForestRegressor(10, max_depth=6, n_jobs=1, random_state=0),
+            "boosting": ensemble.HistGradientBoostingRegressor(max_iter=20, random_state=0),
+            "neighbours": neighbors.KNeighborsRegressor(5),
+        }
+    return {
+        "logistic": linear_model.LogisticRegression(max_iter=2000),
+        "tree": tree.DecisionTreeClassifier(max_depth=5, random_state=0),
+        "forest": ensemble.RandomForestClassifier(10, max_depth=6, n_jobs=1, random_state=0),
+        "boosting": ensemble.HistGradientBoostingClassifier(max_iter=20, random_state=0),
+        "gradient": ensemble.GradientBoostingClassifier(n_estimators=10, random_state=0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"), [(task, kind) for task in ("binary", "multiclass", "regression") for kind in bare(task)]
+)
+def test_estimators_without_a_pipeline_compile_with_one_tensor_per_input(
+    task: str, kind: str, flights: pa.Table, interface_of: Any
+) -> None:
+    from threadpoolctl import threadpool_limits
+
+    whole = interface_of(task)
+    numbers = tuple(Field(name=f.name, type=f.type, role=f.role) for f in whole.contract.fields if f.name != "carrier")
+    interface = interface_of(task, contract=type(whole.contract)(name="flights", fields=numbers), segments=())
+    rows = flights.filter(flights["wind"].is_valid())
+    data = TrainingData.of(interface, rows)
+    with threadpool_limits(1):
+        model = bare(task)[kind].fit(data.X, data.y)
+    columns = table_columns(interface.inputs, rows)
+    found = compile_model(model, interface, native_of(model, interface), columns)
+    assert found.parity.held, found.parity.reason
+    assert found.parity.rows == rows.num_rows
+    one = {"hour": [8], "night": [True], "wind": [3.5]}
+    got = run_onnx(found.content, interface)(one)
+    np.testing.assert_allclose(got, native_of(model, interface)(one), atol=1e-4, rtol=1e-4)
+
+
+def test_an_estimator_that_was_fitted_on_text_alone_compiles(flights: pa.Table, interface_of: Any) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    fields = (Field(name="carrier", type="string"), Field(name="band", type="string"))
+    interface = interface_of(contract=Contract(name="text", fields=fields), key="", time="", segments=())
+    data = TrainingData.of(interface, flights)
+    model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression()).fit(data.X, data.y)
+    found = compile_model(model, interface, native_of(model, interface), table_columns(interface.inputs, flights))
+    assert found.parity.held, found.parity.reason
+
+
 def test_trees_that_split_text_natively_do_not_serve_compiled(flights: pa.Table, interface_of: Any) -> None:
     """The converter ignores native categories without a word; only comparing finds out."""
     from sklearn.compose import ColumnTransformer

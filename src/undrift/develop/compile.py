@@ -78,14 +78,23 @@ def compile_model(
     """
     resolve_path("onnxruntime:InferenceSession", wanted_for="compiling a model", extra="onnx")
     resolve_path("skl2onnx:convert_sklearn", wanted_for="compiling a model", extra="onnx")
-    try:
-        content = _convert(model, interface.inputs)
-        run = run_onnx(content, interface)
-    except Exception as error:  # noqa: BLE001  a converter may fail in any way; the model is then served natively
-        text = " ".join(str(error).split())[:300]
-        reason = f"it cannot be converted: {type(error).__name__}: {text}"
-        return Compiled(content=b"", parity=Parity(held=False, max_difference=0.0, flips=0, rows=0, reason=reason))
-    return Compiled(content=content, parity=compare(interface, native, run, columns, outputs))
+    tried: list[Compiled] = []
+    for convert in _conversions(model, interface.inputs):
+        try:
+            with warnings.catch_warnings(), _quiet("skl2onnx", "onnxmltools", "onnx"):
+                warnings.simplefilter("ignore")  # deprecations inside the converters; what matters is compared
+                content = convert(model, interface.inputs)
+            run = run_onnx(content, interface)
+        except Exception as error:  # noqa: BLE001  a converter may fail in any way; the model is then served natively
+            text = " ".join(str(error).split())[:300]
+            reason = f"it cannot be converted: {type(error).__name__}: {text}"
+            parity = Parity(held=False, max_difference=0.0, flips=0, rows=0, reason=reason)
+            tried.append(Compiled(content=b"", parity=parity))
+            continue
+        tried.append(Compiled(content=content, parity=compare(interface, native, run, columns, outputs)))
+        if tried[-1].parity.held:
+            return tried[-1]
+    return next((found for found in tried if found.content), tried[-1])  # one that could be compared says more
 
 
 def run_onnx(content: bytes, interface: Interface) -> Predict:
@@ -191,19 +200,18 @@ def _probes(interface: Interface, columns: Mapping[str, Any]) -> list[tuple[str,
     return probes
 
 
-def _convert(model: Any, inputs: Sequence[Input]) -> bytes:
+def _conversions(model: Any, inputs: Sequence[Input]) -> list[Callable[[Any, Sequence[Input]], bytes]]:
+    """The ways to convert a model, the likeliest first."""
     library = type(model).__module__.partition(".")[0]
-    with warnings.catch_warnings(), _quiet("skl2onnx", "onnxmltools", "onnx"):
-        warnings.simplefilter("ignore")  # deprecations inside the converters; what matters is checked by comparing
-        if library in ("lightgbm", "xgboost"):
-            return _convert_booster(model, library, inputs)
-        return _convert_sklearn(model, inputs)
+    if library in ("lightgbm", "xgboost"):
+        return [_convert_booster]
+    alike = len({i.type == "string" for i in inputs}) == 1
+    return [_convert_columns, _convert_matrix] if alike and len(inputs) > 1 else [_convert_columns]
 
 
-def _convert_sklearn(model: Any, inputs: Sequence[Input]) -> bytes:
-    from skl2onnx import convert_sklearn
+def _convert_columns(model: Any, inputs: Sequence[Input]) -> bytes:
+    """What begins with a ColumnTransformer or the like, which picks its columns from one tensor per input."""
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-    from sklearn.base import is_classifier
 
     kinds = {i.name: StringTensorType if i.type == "string" else FloatTensorType for i in inputs}
     # converters want identifiers for names, so the graph's inputs get their own names back afterwards; but a model that
@@ -211,10 +219,24 @@ def _convert_sklearn(model: Any, inputs: Sequence[Input]) -> bytes:
     by_name = hasattr(model, "feature_names_in_")
     names = [i.name if by_name else f"input_{place}" for place, i in enumerate(inputs)]
     types = [(name, kinds[i.name]([None, 1])) for name, i in zip(names, inputs, strict=True)]
+    return _renamed(_convert_sklearn(model, types), {name: i.name for name, i in zip(names, inputs, strict=True)})
+
+
+def _convert_matrix(model: Any, inputs: Sequence[Input]) -> bytes:
+    """An estimator that takes its rows whole: the converters of most know one matrix only."""
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+
+    kind = StringTensorType if inputs[0].type == "string" else FloatTensorType
+    return one_tensor_per_input(_convert_sklearn(model, [("rows", kind([None, len(inputs)]))]), inputs)
+
+
+def _convert_sklearn(model: Any, types: list[tuple[str, Any]]) -> Any:
+    from skl2onnx import convert_sklearn
+    from sklearn.base import is_classifier
+
     _register_boosters()
     options = {"zipmap": False} if is_classifier(model) else None
-    graph = convert_sklearn(_single_thresholds(model), initial_types=types, options=options, target_opset=_OPSET)
-    return _renamed(graph, {name: i.name for name, i in zip(names, inputs, strict=True)})
+    return convert_sklearn(_single_thresholds(model), initial_types=types, options=options, target_opset=_OPSET)
 
 
 def _single_thresholds(model: Any) -> Any:
@@ -247,7 +269,8 @@ def _parts(model: Any) -> Iterator[Any]:
             yield from _parts(value)
 
 
-def _convert_booster(model: Any, library: str, inputs: Sequence[Input]) -> bytes:
+def _convert_booster(model: Any, inputs: Sequence[Input]) -> bytes:
+    library = type(model).__module__.partition(".")[0]
     if any(i.type == "string" for i in inputs):
         raise ModelError(f"{library} takes text only as categories, which its converter does not carry over")
     from onnxmltools import convert
