@@ -13,7 +13,8 @@ import numpy as np
 
 from undrift.assembly import materialise_views, with_features
 from undrift.data import dataset
-from undrift.data.inspect import check
+from undrift.data.contract import Contract
+from undrift.data.inspect import Inspection, check
 from undrift.declarations import Model
 from undrift.deploy.predictor import Predictor, load
 from undrift.develop.bundle import Interface, Manifest
@@ -21,7 +22,7 @@ from undrift.develop.performance import Scored, label_text
 from undrift.develop.rows import in_order, table_columns
 from undrift.errors import ContractError, DataError, StateError
 from undrift.event import Draft
-from undrift.finding import Report
+from undrift.finding import Report, Verdict
 from undrift.project import Project
 from undrift.validate import checks
 from undrift.validate.gate import judge_candidate
@@ -29,7 +30,7 @@ from undrift.validate.gate import judge_candidate
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Prepared", "classes_of", "draft_of_version", "judge_by_gate", "prepare", "score_with"]
+__all__ = ["Prepared", "classes_of", "draft_of_version", "judge_by_gate", "keeping", "prepare", "score_with"]
 
 LATENCY_ROWS = 200
 
@@ -47,6 +48,21 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     draft: Draft
 
 
+def keeping(table: pa.Table, contract: Contract) -> Inspection:
+    """A table checked, of which at least one row keeps the contract; columns that it does not name do not matter.
+
+    Raises
+    ------
+    ContractError : no row keeps the contract.
+    """
+    checked = check(table, msgspec.structs.replace(contract, unknown="ignore"))
+    if checked.accepted.num_rows == 0:
+        broken = [finding.why for finding in checked.report.worse_than(Verdict.PASS)]
+        text = f"none of {table.num_rows} rows keeps the contract {contract.name!r}."
+        raise ContractError(text, findings=broken, hint=broken[0] if broken else "")
+    return checked
+
+
 def prepare(project: Project, model: Model, table: pa.Table, *, actor: str, name: str = "") -> Prepared:
     """Check rows against the contract, store them as a dataset version, and join their features point in time.
 
@@ -61,15 +77,8 @@ def prepare(project: Project, model: Model, table: pa.Table, *, actor: str, name
         raise DataError(f"the data has no column {model.label!r} to learn; it has {', '.join(table.column_names)}.")
     interface = model.interface()
     names = [field.name for field in interface.contract.fields]
-    checked = check(table, msgspec.structs.replace(interface.contract, unknown="ignore"))
+    checked = keeping(table, interface.contract)
     accepted, quarantined = checked.accepted, checked.quarantined
-    if accepted.num_rows == 0:
-        findings = [found.why for found in checked.report.worse_than(checked.report.verdict.__class__.PASS)]
-        raise ContractError(
-            f"none of {table.num_rows} rows keeps the contract {interface.contract.name!r}.",
-            findings=findings,
-            hint=findings[0] if findings else "",
-        )
     base = tuple(dict.fromkeys([*names, model.label]))
     accepted = accepted.select(list(base))
     stored = dataset.store(project.lake, name or model.name, accepted, quarantined=quarantined)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from undrift.assembly import fill_sources, materialise_views, read_table, transform_code, with_features
-from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare
-from undrift.data.inspect import check
+from undrift.candidates import classes_of, draft_of_version, judge_by_gate, keeping, mirror_version, prepare
 from undrift.declarations import Model, differences, resolve_function
 from undrift.deploy.predictor import load
 from undrift.develop import adoption, training
 from undrift.develop.performance import metric_values
 from undrift.develop.rows import table_columns
-from undrift.errors import DataError, DeclarationError
+from undrift.errors import DeclarationError
 from undrift.event import Draft, Event
 from undrift.finding import Report, Verdict
 from undrift.ids import content_hash, duration
@@ -135,7 +134,7 @@ def train(
 
     Raises
     ------
-    DataError, ContractError : the data cannot be trained on.
+    DataError : the data cannot be trained on.
     DeclarationError : the training function raises or returns no estimator.
     """
     begun = time.monotonic()
@@ -283,9 +282,7 @@ def adopt(
     _ensure_applied(project, declared, actor)
     rows = read_table(project.root, str(example)) if isinstance(example, Path) else example
     interface = declared.interface(classes_of(declared, rows) if declared.label in rows.column_names else ())
-    checked = check(rows, msgspec.structs.replace(interface.contract, unknown="ignore"))
-    if checked.accepted.num_rows == 0:
-        raise DataError(f"none of {rows.num_rows} rows keeps the contract.", hint=checked.report.to_text())
+    checked = keeping(rows, interface.contract)
     if interface.views:
         materialise_views(project, pc.max(checked.accepted[interface.time]).as_py())
     done = adoption.adopt(
@@ -348,7 +345,7 @@ def score(project: Project, table: pa.Table, model: str = "", version: int | Non
 
     Raises
     ------
-    DataError : no row keeps the contract.
+    ContractError : no row keeps the contract.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -361,9 +358,7 @@ def score(project: Project, table: pa.Table, model: str = "", version: int | Non
     predictor = load(folder, project.settings.trust)
     interface = predictor.manifest.interface
     numbered = table.append_column("__row", pa.array(range(table.num_rows), pa.int64()))
-    checked = check(numbered, msgspec.structs.replace(interface.contract, unknown="ignore"))
-    if checked.accepted.num_rows == 0:
-        raise DataError(f"none of {table.num_rows} rows keeps the contract.", hint=checked.report.to_text())
+    checked = keeping(numbered, interface.contract)
     full = with_features(project, interface, checked.accepted, bundle=folder)
     out = predictor.predict(table_columns(interface.inputs, full))
     answers = {

@@ -112,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return done if isinstance(done, int) else 0
     except UndriftError as error:
         findings = error.findings if isinstance(error, ContractError) else ()
-        return report_error(error.message, hint=error.hint, findings=findings, json=json, code=exit_code(error))
+        hint = "" if error.hint in findings else error.hint
+        return report_error(error.message, hint=hint, findings=findings, json=json, code=exit_code(error))
     except typer.Abort:
         return report_error("interrupted.", json=json, code=130)
     except KeyboardInterrupt:
