@@ -40,6 +40,7 @@ wrapper = "undrift.testing:FaultyPredictor"
 
 [work]
 poll_seconds = 0.02
+linger_seconds = 0.001
 lease_seconds = 3.0
 """
 
@@ -127,7 +128,7 @@ model = ud.Model(
 PARTS = {
     "train": "narrow",
     "gate": "segment_minimum=100, segment_margin=0.1",
-    "rollout": "shadow=ud.Stage(hold='1d', minimum_units=100), steps=(25, 50, 100), hold='1d', minimum_units=20,"
+    "rollout": "shadow=ud.Stage(hold='1d', minimum_units=100), steps=(40, 70, 100), hold='1d', minimum_units=20,"
     " guardrails=(ud.Guardrail(metric='brier', margin=0.03, segment_margin=0.1),"
     " ud.Guardrail(metric='failed', margin=0.05)), maximum='14d', on_timeout='roll_back'",
     "monitors": "ud.Monitor(name='answers', kind='silent'),"

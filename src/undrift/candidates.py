@@ -83,9 +83,11 @@ def prepare(project: Project, model: Model, table: pa.Table, *, actor: str, name
     accepted = accepted.select(list(base))
     stored = dataset.store(project.lake, name or model.name, accepted, quarantined=quarantined)
     label = f"{stored.name}@{stored.version}"
-    if interface.views:
+    if interface.time:
         latest = pc.max(accepted[interface.time]).as_py()
-        materialise_views(project, latest)
+        project.learnt_until(latest)
+        if interface.views:
+            materialise_views(project, latest)
     return Prepared(
         table=with_features(project, interface, accepted),
         base=base,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from undrift.deploy.routes import ROUTE_REDUCERS, build_table, publish
 from undrift.develop.bundle import Manifest, read_manifest
 from undrift.errors import MissingExtraError, NotFoundError, StateError
 from undrift.event import Event
-from undrift.ids import Clock, FixedClock, SystemClock, from_micros
+from undrift.ids import Clock, FixedClock, SystemClock, from_micros, to_micros
 from undrift.improve.triggers import RETRAIN_REDUCERS
 from undrift.monitor.alerts import INCIDENT_REDUCERS
 from undrift.plugins import resolve
@@ -35,6 +36,7 @@ __all__ = ["Project", "open_project"]
 
 FEEDS = "sources:all"
 """Subject of the events that say which sources are declared."""
+LEARNT = "learnt_until"
 _log = logging.getLogger("undrift")
 
 
@@ -193,11 +195,24 @@ class Project:
     # -- what is so -----------------------------------------------------------------------------------------------
 
     def now(self) -> Clock:
-        """The clock that judges: the watermark of the events in event time, else the wall clock."""
+        """The clock that judges: the watermark of the events in event time, else the wall clock.
+
+        Before there is a watermark, event time stands where the latest training rows end, so that what is decided
+        before the first event does not lie years after it.
+        """
         if self.settings.time.mode == "wall":
             return self.clock
-        watermark = self.journal.get_setting("watermark")
-        return FixedClock(from_micros(watermark)) if watermark is not None else self.clock
+        for name in ("watermark", LEARNT):
+            at = self.journal.get_setting(name)
+            if at is not None:
+                return FixedClock(from_micros(at))
+        return self.clock
+
+    def learnt_until(self, at: datetime) -> None:
+        """Remember that rows up to a moment of event time have been learnt from."""
+        micros = to_micros(at)
+        if micros > (self.journal.get_setting(LEARNT) or micros - 1):
+            self.journal.put_setting(LEARNT, micros)
 
     def model(self, name: str = "") -> Model:
         """A declared model, by name, or the only one."""

@@ -19,7 +19,7 @@ from undrift.deploy.routes import running
 from undrift.errors import ConflictError, NotFoundError
 from undrift.event import Draft, Event
 from undrift.finding import Report, Verdict
-from undrift.ids import new_id
+from undrift.ids import content_hash, new_id
 from undrift.project import Project
 
 __all__ = ["abort", "approve", "pause", "promote", "resume", "roll_back", "roll_out", "start_rollout"]
@@ -124,16 +124,27 @@ def start_rollout(
 ) -> Decision:
     """The decision that starts the declared rollout of a version against the champion; the caller records it."""
     route = project.route(declared.name) or {}
+    moment = at or project.now().now()
     return rollout.start(
         declared.rollout,
-        new_id(project.clock.now()),
+        _rollout_id(project, declared.name, (row["version"], route["champion_version"]), moment),
         declared.name,
         (row["revision"], row["version"]),
         (route["champion"], route["champion_version"]),
-        at or project.now().now(),
+        moment,
         actor=actor,
         why=why,
     )
+
+
+def _rollout_id(project: Project, model: str, versions: tuple[int, int], at: datetime) -> str:
+    """An id of what is rolled out and when, so that a replay of the same events assigns the same units.
+
+    The id salts the assignment (deploy/router.py); the count makes that of each rollout another one.
+    """
+    before = sum(row["model"] == model for row in project.journal.items("rollout").values())
+    named = content_hash([model, *versions, before, at.isoformat()])
+    return new_id(at, bytes.fromhex(named)[:10])
 
 
 def _record(project: Project, model: str, decision: Decision) -> list[Event]:

@@ -12,7 +12,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -112,7 +112,7 @@ class Worker:
             self.log(f"spool segment set aside, its checksums do not hold: {path}")
         if seen.watermark is not None:
             self._plan(from_micros(seen.watermark) - (self.lateness if self._wall else timedelta()))
-        return bool(seen.rows) or seen.more
+        return bool(seen.rows) or seen.more or seen.due
 
     @property
     def _wall(self) -> bool:
@@ -221,7 +221,8 @@ def _know_types() -> None:
         waiting += kinds
         for kind in kinds:
             if kind.__module__.startswith("undrift."):
-                msgspec.json.Decoder(kind)
+                with suppress(NameError, TypeError):  # types that are never read from JSON
+                    msgspec.json.Decoder(kind)
 
 
 def work(settings: Settings, stop: threading.Event, *, log: Log = lambda line: None) -> None:

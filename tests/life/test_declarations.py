@@ -71,7 +71,7 @@ def test_a_declaration_reads_back_from_the_log_as_it_was_written(tmp_path: Path)
         ("name='quality'", "name='answers'", "two monitors are named 'answers'"),
         ("histories = {", 'histories = {"traffic": "x.csv", ', "histories names the source 'traffic'"),
         ("monitors=(", "monitors=(ud.Monitor(name='x', kind='silent', window='a while'),", "monitor 'x': "),
-        ("steps=(25, 50, 100)", "steps=(50, 25)", "steps must be percentages that grow"),
+        ("steps=(40, 70, 100)", "steps=(70, 40)", "steps must be percentages that grow"),
         ("segment_minimum=100", "objective='luck'", "no metric is named 'luck'"),
         ('time="seen_at"', 'time="rain"', "source 'weather': the column 'rain' must be a timestamp, it is a number"),
     ],
@@ -95,15 +95,15 @@ def test_a_module_that_raises_says_where(tmp_path: Path) -> None:
     assert "SyntaxError: '(' was never closed (declarations.py:3)" in message
     message = refused(tmp_path, "import undrift as ud\nmodel = ud.Modle()\n").message
     assert "has no attribute 'Modle' (declarations.py:2)" in message
-    error = refused(tmp_path, "import undrift as ud\nrollout = ud.Rollout(steps=(50, 25))\n")
+    error = refused(tmp_path, "import undrift as ud\nrollout = ud.Rollout(steps=(70, 40))\n")
     assert "declarations.py:2" in error.message
     assert "steps=(5, 10, 25, 50, 100)" in error.hint
 
 
 def test_values_that_are_equal_are_one_declaration(tmp_path: Path) -> None:
     hashes = {
-        load(tmp_path, WHOLE.replace("(25, 50, 100)", steps)).model().hash
-        for steps in ("(25, 50, 100)", "(25.0, 50.0, 100.0)")
+        load(tmp_path, WHOLE.replace("(40, 70, 100)", steps)).model().hash
+        for steps in ("(40, 70, 100)", "(40.0, 70.0, 100.0)")
     }
     assert len(hashes) == 1
 

@@ -156,7 +156,7 @@ def test_the_projections_follow_from_the_log(project: Project) -> None:
 
 def test_describe_is_plain_values(project: Project) -> None:
     described = project.describe()
-    assert described["models"]["rides"]["rollout"]["steps"] == [25, 50, 100]
+    assert described["models"]["rides"]["rollout"]["steps"] == [40, 70, 100]
     assert set(described["sources"]) == {"weather", "arrivals"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from undrift.deploy.routes import running
 from undrift.errors import ConflictError, DeclarationError, NotFoundError
 from undrift.project import Project, open_project
 
-from living import ME, redeclared, train_as  # isort: skip
+from living import ME, copy_of, redeclared, train_as  # isort: skip
 
 BEN = "person:ben"
 
@@ -47,6 +48,16 @@ def test_a_rollout_begins_in_shadow_with_no_unit_exposed(two: Project) -> None:
     table = two.publish_routes().routes[0]
     assert {placed.version for placed in table.revisions} == {1, 2}, "warm before its turn comes"
     assert [state.id for state in running(two.journal)] == [state.id]
+
+
+def test_a_replay_of_the_same_events_assigns_the_same_units_and_another_try_others(
+    two: Project, tmp_path: Path
+) -> None:
+    with copy_of(two.root, tmp_path / "replay") as replay:
+        first = releases.roll_out(two, actor=ME)
+        assert releases.roll_out(replay, actor=BEN).id == first.id
+    releases.abort(two, actor=ME)
+    assert releases.roll_out(two, actor=ME).id != first.id
 
 
 def test_while_a_rollout_runs_nothing_else_is_released(two: Project) -> None:

@@ -155,9 +155,9 @@ def test_the_candidate_is_not_exposed_further_while_an_incident_freezes_it(two: 
     poor = [{**ride, "quote": None} if place % 2 else ride for place, ride in enumerate(day.rides)]
     assert life.play_day(day._replace(rides=poor)) == ["alert.opened"]
     (*_, held) = two.journal.events(kinds=("rollout.judged",))
-    assert held.why.startswith("hold at 25 %: frozen: ")
+    assert held.why.startswith("hold at 40 %: frozen: ")
     assert "quote went missing" in held.why
-    assert life.play(2)[-1] == "rollout.succeeded" or two.route("rides")["weight"] == 50.0  # type: ignore[index]
+    assert life.play(2)[-1] == "rollout.succeeded" or two.route("rides")["weight"] == 70.0  # type: ignore[index]
 
 
 def test_what_the_monitors_say_does_not_depend_on_the_clock_of_the_machine(project: Project, alive: Alive) -> None:

@@ -58,7 +58,8 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     """What one cycle brought in.
 
     ``watermark`` is in microseconds, None before anything is known. ``repeated`` counts records that were there
-    already, ``damaged`` names segments that were set aside because their checksums do not hold.
+    already, ``damaged`` names segments that were set aside because their checksums do not hold. ``due``: a watermark
+    was announced that counts from the next cycle on.
     """
 
     predictions: int = 0
@@ -68,6 +69,7 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     watermark: int | None = None
     damaged: tuple[str, ...] = ()
     more: bool = False
+    due: bool = False
 
     @property
     def rows(self) -> int:
@@ -190,18 +192,22 @@ class Ingest:
             watermark=self._watermark,
             damaged=tuple(str(path) for chunk in chunks for path in chunk.damaged),
             more=more,
+            due=self._due,
         )
 
     def _waits(self, tables: Mapping[str, list[_Placed]], announced: int | None) -> bool:
         """Whether so few records should wait for more; they stay in the spool and are read again."""
-        due = self._pending is not None and self._pending != self._watermark
-        if not tables or announced is not None or due or sum(map(len, tables.values())) >= MANY:
+        if not tables or announced is not None or self._due or sum(map(len, tables.values())) >= MANY:
             return False
         now = monotonic()
         if now - self._landed < self._linger.total_seconds():
             return True
         self._landed = now
         return False
+
+    @property
+    def _due(self) -> bool:
+        return self._pending is not None and (self._watermark is None or self._pending > self._watermark)
 
     def _land(self, table: str, placed: list[_Placed]) -> int:
         """Append the records that the table does not have; returns how many."""
