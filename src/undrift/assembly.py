@@ -136,7 +136,7 @@ def _materialise(project: Project, view: FeatureView, until: datetime) -> None:
     if not view.aggregates:
         return
     table, hop = f"view_{view.key}", duration(view.hop)
-    source = project.declarations.sources.get(view.source)
+    source = project.known_sources().get(view.source)
     if source is None:
         raise DeclarationError(f"view {view.name!r} takes from the source {view.source!r}, which is not declared.")
     end = _EPOCH + (until - _EPOCH) // hop * hop
@@ -195,7 +195,7 @@ def view_tables(
         if view.aggregates:
             rows = project.lake.scan(f"view_{view.key}", where=where)
         else:
-            source = project.declarations.sources[view.source]
+            source = project.known_sources()[view.source]
             rows = project.lake.scan(f"source_{view.source}", where=where)
             if rows is not None:
                 rows = feature_table(view, rows, source)

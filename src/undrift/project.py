@@ -159,6 +159,16 @@ class Project:
             histories=feeds.get("histories", {}),
         )
 
+    def known_sources(self) -> dict[str, Source]:
+        """Every source ever applied, each as it was declared last.
+
+        A source that is no longer declared may still have rows in the spool, and revisions in place that look it up.
+        """
+        found: dict[str, Source] = {}
+        for event in self.journal.events(subject=FEEDS):
+            found.update(msgspec.convert(event.payload["sources"], dict[str, Source]))
+        return found
+
     def follow(self) -> bool:
         """Go by the applied declarations from here on; True if they changed since.
 

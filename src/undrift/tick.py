@@ -88,8 +88,7 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
             model.name,
             journal.get("retrain", model.name),
             after,
-            under_way=any(not _over(d) for d in drafts if d.kind.startswith("rollout."))
-            or _still_running(rollouts, drafts),
+            under_way=bool(rollouts),  # one that ends now counts too: the next tick sees what came of it
             now=now,
         )
         drafts += decision.drafts
@@ -124,15 +123,6 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
             project.mirror_champion(model.name, draft.payload["state"]["candidate_version"])
     quiet = ("rollout.judged",)
     return [f"{now:%Y-%m-%d %H:%M} {draft.kind}: {draft.why}" for draft in drafts if draft.kind not in quiet]
-
-
-def _over(draft: Draft) -> bool:
-    return draft.kind in ("rollout.succeeded", "rollout.rolled_back", "rollout.aborted")
-
-
-def _still_running(rollouts: list[RolloutState], drafts: list[Draft]) -> bool:
-    ended = {draft.subject for draft in drafts if _over(draft)}
-    return any(state.subject not in ended for state in rollouts)
 
 
 def _summary(report: Report) -> dict[str, str]:

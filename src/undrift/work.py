@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from undrift.data.features import Source
 from undrift.deploy.ingest import Ingest
 from undrift.errors import ConflictError, LeaseLostError, UndriftError
 from undrift.event import Draft
@@ -62,6 +63,7 @@ class Worker:
         self.lateness = duration(settings.time.lateness)
         self._fence: int | None = None
         self._ingest: Ingest | None = None
+        self._sources: dict[str, Source] | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; a cycle that fails is logged and tried again after a pause that grows to 10 s."""
@@ -80,7 +82,8 @@ class Worker:
 
     def cycle(self) -> bool:
         """Ingest if it is this worker's turn, plan the next tick, do one job; True if anything was done."""
-        self.project.follow()
+        if self.project.follow():
+            self._sources = None
         busy = self._conduct() if self.conduct else False
         job = self.project.jobs.claim(self.holder, self.kinds, self.lease) if self.kinds else None
         if job is None:
@@ -94,7 +97,9 @@ class Worker:
         self._fence = self.project.jobs.acquire(CONDUCTOR, self.holder, self.lease)
         if self._fence is None:
             return False
-        sources = self.project.declarations.sources
+        if self._sources is None:
+            self._sources = self.project.known_sources()
+        sources = self._sources
         if self._ingest is None:
             self._ingest = Ingest(
                 self.project.settings.path(self.project.settings.stores.spool),

@@ -88,7 +88,7 @@ def full_story() -> Story:
         end=datetime(2014, 1, 1, tzinfo=UTC),
         release=_on(6, 17),
         carrier="UA",
-        broken_score=0.95,
+        broken_score=0.98,
         celsius=FAULTS["celsius"],
         constant=FAULTS["constant"],
     )
