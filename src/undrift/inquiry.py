@@ -15,6 +15,7 @@ from typing import Any
 from undrift.errors import NotFoundError
 from undrift.event import Event
 from undrift.ids import from_micros
+from undrift.monitor.alerts import open_incidents
 from undrift.project import Project
 
 __all__ = ["history", "live_at", "serving", "status", "why"]
@@ -54,7 +55,6 @@ def status(project: Project) -> dict[str, Any]:
             for key, r in rollouts.items()
             if r.get("model") == name and r.get("status") in ("running", "paused")
         ]
-        opened = [i for i in incidents.values() if i.get("model") == name and i.get("state") != "resolved"]
         models[name] = {
             "task": model.task,
             "applied": None if applied is None else applied["hash"] == model.hash,
@@ -62,7 +62,7 @@ def status(project: Project) -> dict[str, Any]:
             "revision": None if route is None else route.get("champion"),
             "versions": len(project.versions(name)),
             "rollout": running[0] if running else None,
-            "incidents": opened,
+            "incidents": open_incidents(incidents, name),
             "retrain": journal.get("retrain", name),
         }
     return {
