@@ -89,8 +89,17 @@ def test_a_null_is_no_value(stream: Stream) -> None:
         ({"budget": 0.0}, "above 0"),
         ({"persistence": (3, 2)}, "persistence"),
         ({"actions": ("shout",)}, "unknown action 'shout'"),
+        ({"window": "1d"}, "'m': a window of 1d .* 'drift' .* at least 5"),
+        ({"window": "119h"}, "at least 5"),
+        ({"window": "2d", "kind": "performance"}, "'m': a window of 2d .* 'performance' .* at least 3"),
     ],
 )
 def test_a_monitor_that_contradicts_itself_says_so(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(DeclarationError, match=said):
-        Monitor(name="m", kind="drift", **wrong)
+        Monitor(**{"name": "m", "kind": "drift", **wrong})
+
+
+def test_the_shortest_window_that_is_allowed_can_be_judged(stream: Stream) -> None:
+    monitor = Monitor(name="inputs", kind="drift", window="5d", persistence=(1, 1))
+    found = judged(stream(14), stream(60, first=-60), monitor)["distance"]
+    assert (found.verdict, found.measurement.n) == (Verdict.PASS, 5 * 400)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from undrift.finding import Finding, Interval, Verdict, Window
 from undrift.monitor.frames import column, columns_of, inside, micros, numeric, outside
-from undrift.monitor.monitors import Monitor, found
+from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
 from undrift.stats.distance import Distance, kolmogorov_smirnov, total_variation
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Reference", "judge_drift", "reference_of"]
 
 FEWEST_ROWS: Final = 100
-FEWEST_DAYS: Final = 5
 MOST_CELLS: Final = 20
 DAY: Final = 86_400_000_000
 
@@ -170,7 +169,7 @@ def _distance(
     """The distance of a window from the reference, counts divided by the design effect of days."""
     days = np.unique(times // DAY, return_inverse=True)[1]
     count = int(days.max(initial=-1)) + 1
-    if len(cells) < FEWEST_ROWS or count < FEWEST_DAYS or reference.n < FEWEST_ROWS:
+    if len(cells) < FEWEST_ROWS or count < FEWEST_DAYS["drift"] or reference.n < FEWEST_ROWS:
         return None, 1.0
     size = _size(reference)
     table = np.bincount(days * size + cells, minlength=count * size).reshape(count, size).astype(np.float64)

@@ -7,7 +7,7 @@ false-alarm budget, then only when it lasts. How each kind measures stands in it
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -16,9 +16,11 @@ from undrift.finding import Finding, Interval, Measurement, Verdict, Window
 from undrift.ids import duration
 from undrift.stats.calibration import Persistence, level_per_test
 
-__all__ = ["Monitor", "found", "healthy"]
+__all__ = ["FEWEST_DAYS", "Monitor", "found", "healthy"]
 
 Kind = Literal["feed", "silent", "drift", "performance"]
+FEWEST_DAYS: Final[dict[str, int]] = {"drift": 5, "performance": 3}
+"""Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "feed": {"window": "1d", "practical": 0.3, "severity": "high"},
     "silent": {"window": "1d", "practical": 0.3, "severity": "critical"},
@@ -47,7 +49,9 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source : which source (feed); all the model's views use if empty.
     metric : which loss (performance); empty for ``log_loss`` of classifiers and ``absolute_error`` of regression.
     by_segment : also each declared segment (performance).
-    window : span of event time that is judged together.
+    window : span of event time that is judged together; at least five days for ``drift`` and three for ``performance``,
+        which would otherwise never see enough days to judge. The kind's default if empty: 1d (feed, silent), 7d
+        (drift), 14d (performance).
     practical : size below which nothing is said: a distance in [0, 1] (drift), a share of rows (feed, silent: nulls), a
         share of the expected loss (performance: 0.1 is ten per cent worse). None for the kind's default.
     persistence : an alarm needs k of the last n ticks.
@@ -80,6 +84,14 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if span <= timedelta(0) or self.budget <= 0 or self.size < 0 or not rule.n:
             raise DeclarationError(
                 f"monitor {self.name!r}: window and budget must be above 0, the practical size at least 0."
+            )
+        fewest = FEWEST_DAYS.get(self.kind, 0)
+        if span < timedelta(days=fewest):
+            raise DeclarationError(
+                f"monitor {self.name!r}: a window of {self.window} can never be judged: kind {self.kind!r} compares "
+                f"days and needs at least {fewest} of them.",
+                hint=f'Say window="{fewest}d" or longer, or leave it out: the default is '
+                f"{_DEFAULTS[self.kind]['window']}.",
             )
         unknown = set(self.acts) - {"retrain", "freeze"}
         if unknown:

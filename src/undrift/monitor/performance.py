@@ -18,14 +18,13 @@ from undrift.deploy.evidence import segment_columns, values_of
 from undrift.develop.bundle import Interface
 from undrift.finding import Finding, Interval, Verdict, Window
 from undrift.monitor.frames import inside, micros, outside
-from undrift.monitor.monitors import Monitor, found
+from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["decay_under_fault", "judge_performance", "metric_of"]
 
-FEWEST_DAYS: Final = 3
 FEWEST_ROWS: Final = 100
 DAY: Final = 86_400_000_000
 
@@ -159,7 +158,7 @@ def _mean(series: tuple[NDArray[np.int64], Floats], which: NDArray[np.bool_], al
     n = int(held.sum())
     days = np.unique(times[held] // DAY, return_inverse=True)[1]
     count = int(days.max(initial=-1)) + 1
-    if count < FEWEST_DAYS or n < FEWEST_ROWS:
+    if count < FEWEST_DAYS["performance"] or n < FEWEST_ROWS:
         return float("nan"), float("nan"), n
     mean = float(loss[held].mean())
     # residual of each day's sum: the linearised ratio of sums, so that days of many rows count as such
