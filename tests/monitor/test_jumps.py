@@ -63,6 +63,7 @@ def test_the_end_is_seen_by_the_jump_back_and_by_the_values() -> None:
 
 def test_a_declared_unit_limits_what_it_can_have_become() -> None:
     names = set(conversions_from("°F"))
+    assert names == set(conversions_from("degree Fahrenheit")) == set(conversions_from("degrees fahrenheit"))
     assert {"Fahrenheit to Celsius", "Fahrenheit to Kelvin", "times 10^3", "sign flip"} <= names
     assert "miles to kilometres" not in names
     assert "Celsius to Fahrenheit" not in names

@@ -75,7 +75,8 @@ def conversions_from(unit: str) -> dict[str, tuple[float, float]]:
     """The conversions a column of that unit may undergo: those from it, powers of ten and the sign; all for no unit."""
     if not unit:
         return dict(CONVERSIONS)
-    name = UNITS.get(unit.strip().lower(), unit.strip()).lower()
+    plain = unit.strip().lower().removeprefix("degrees ").removeprefix("degree ").removeprefix("deg ")
+    name = UNITS.get(plain, plain).lower()
     return {
         text: line
         for text, line in CONVERSIONS.items()
