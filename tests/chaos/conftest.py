@@ -1,4 +1,4 @@
-"""The fixtures of servers, shared by two folders."""
+"""The fixtures of servers and of the small project, shared by several folders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path, so they find each other only like this
 
+from living import tracked, trained, trained_twice, untrained
 from serving import bundles, routed, serve
 
-__all__ = ["bundles", "routed", "serve"]
+__all__ = ["bundles", "routed", "serve", "tracked", "trained", "trained_twice", "untrained"]
