@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from undrift.deploy.ingest import TAKEN_IN, WATERMARK
 from undrift.errors import NotFoundError
 from undrift.event import Event
 from undrift.ids import from_micros
@@ -71,7 +72,7 @@ def status(project: Project) -> dict[str, Any]:
         "models": models,
         "serving": serving(project),
         "work": {
-            "watermark": _moment(journal.get_setting("watermark")),
+            "watermark": _moment(journal.get_setting(TAKEN_IN if project.settings.time.mode == "wall" else WATERMARK)),
             "ticked": _moment(journal.get_setting("ticked")),
             "jobs": project.jobs.counts(),
         },

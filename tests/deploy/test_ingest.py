@@ -14,7 +14,7 @@ import pytest
 from undrift.data.contract import Contract, Field
 from undrift.data.features import Feature, FeatureView, Source, Transform
 from undrift.deploy.capture import LabelRecord, PredictionRecord, SourceRecord, SpoolWriter, WatermarkRecord
-from undrift.deploy.ingest import Ingest, Ingested
+from undrift.deploy.ingest import TAKEN_IN, Ingest, Ingested
 from undrift.develop.bundle import Interface, Manifest
 from undrift.errors import ConflictError, NotFoundError
 from undrift.ids import FixedClock, from_micros, to_micros
@@ -277,6 +277,33 @@ def test_rows_of_a_source_that_is_not_declared_stay_in_the_spool(place: Place) -
     sources: Mapping[str, Source] = {"arrivals": ARRIVALS}
     ingest.sources = sources
     assert ingest.cycle().sources == 1
+
+
+def test_in_wall_time_how_far_rows_are_in_is_kept_once_a_second(place: Place) -> None:
+    clock = FixedClock(CLOCK.now())
+    ingest = place.ingest(clock=clock)
+    kept = []
+    for _ in range(5):
+        ingest.cycle()
+        kept.append(place.journal.get_setting(TAKEN_IN))
+        clock.move(timedelta(milliseconds=400))
+    first = to_micros(CLOCK.now())
+    assert kept == [first, first, first, first + 1_200_000, first + 1_200_000]
+    clock.move(-timedelta(hours=1))
+    ingest.cycle()
+    assert place.journal.get_setting(TAKEN_IN) == to_micros(clock.now()), "a clock that was set right is followed"
+    assert place.journal.get_setting("watermark") is None, "event time is not the wall clock's business"
+
+
+def test_in_wall_time_what_is_not_yet_read_is_not_said_to_be_in(place: Place) -> None:
+    place.writer.append([prediction(number) for number in range(200)])
+    place.writer.append([prediction(number) for number in range(200, 400)])
+    ingest = place.ingest(limit_bytes=1000)
+    assert ingest.cycle().more
+    assert place.journal.get_setting(TAKEN_IN) is None
+    while ingest.cycle().more:
+        pass
+    assert place.journal.get_setting(TAKEN_IN) == to_micros(CLOCK.now())
 
 
 def test_an_announced_watermark_counts_when_a_whole_cycle_came_after_it(place: Place) -> None:

@@ -12,7 +12,8 @@ import pytest
 from undrift import inquiry, releases
 from undrift.errors import NotFoundError
 from undrift.ids import to_micros
-from undrift.project import Project
+from undrift.project import Project, open_project
+from undrift.work import Worker
 
 from living import ME, Alive, Life  # isort: skip
 from town import DAY, LIVE, START  # isort: skip
@@ -51,6 +52,16 @@ def test_status_tells_where_everything_stands(two: Project, alive: Alive) -> Non
     assert after["now"] == after["work"]["watermark"] == after["work"]["ticked"] == (LIVE + DAY).isoformat()
     assert after["work"]["jobs"]["done"] == 2
     json.dumps(after)
+
+
+def test_status_tells_how_far_rows_are_in_also_by_the_wall_clock(fresh: Project) -> None:
+    settings = fresh.root / "undrift.toml"
+    settings.write_text(settings.read_text().replace('mode = "event"', 'mode = "wall"'))
+    with open_project(fresh.root) as project:
+        assert inquiry.status(project)["work"]["watermark"] is None
+        begun = project.now().now()
+        Worker(project).cycle()
+        assert begun <= datetime.fromisoformat(inquiry.status(project)["work"]["watermark"]) <= project.now().now()
 
 
 def test_status_of_a_project_nothing_was_done_with(fresh: Project) -> None:

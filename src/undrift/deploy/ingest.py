@@ -26,9 +26,13 @@ from undrift.ids import Clock, SystemClock, duration, to_micros
 from undrift.settings import TimeSettings
 from undrift.state.journal import Journal
 
-__all__ = ["Ingest", "Ingested"]
+__all__ = ["TAKEN_IN", "Ingest", "Ingested"]
 
 WATERMARK: Final = "watermark"
+TAKEN_IN: Final = "watermark.wall"
+"""The watermark in wall-clock time, kept to be shown; apart from that of event time, which it would run ahead of."""
+KEPT_EVERY: Final = 1_000_000
+"""Microseconds between two times that it is written down: each is a transaction."""
 PENDING: Final = "watermark.pending"
 SEEN_PAGE: Final = 5000
 MANY: Final = 5000
@@ -94,7 +98,7 @@ class Ingest:
     ----------
     spool : the folder that server processes write to.
     lake : where rows go, in tables ``predictions_<model>``, ``labels_<model>`` and ``source_<name>``.
-    journal : remembers ids that are in the lake, and the watermark.
+    journal : remembers ids that are in the lake, and the watermark (of the wall clock once a second at most).
     manifest_of : the manifest of a revision, which says the types of inputs and features.
     sources : the declared sources by name; may be replaced between cycles.
     time : whether time is the wall clock or the events' own, and how late events may be.
@@ -122,6 +126,7 @@ class Ingest:
         self._time, self._clock = time or TimeSettings(), clock or SystemClock()
         self._limit = limit_bytes
         self._linger, self._landed = linger, 0.0
+        self._kept = 0
         self._manifests: dict[str, Manifest] = {}
         self._fence: int | None = None
         self._forget()
@@ -183,6 +188,9 @@ class Ingest:
             self._advance(announced, None if more else effective, tables)
         elif not more:
             self._watermark = started
+            if abs(started - self._kept) >= KEPT_EVERY:  # also after the clock was set back
+                self._journal.put_setting(TAKEN_IN, started)
+                self._kept = started
         self._settle(chunks)
         return Ingested(
             predictions=counts["predictions"],
