@@ -35,6 +35,35 @@ def test_a_report_shows_the_worst_finding_first_with_its_segment() -> None:
     assert lines[3].startswith("PASS")
 
 
+def judged(lower: float, *, n: int = 114, minimum: int = 100, problem: str = "") -> Report:
+    rule = Rule(measure="log_loss_gain", op=">=", bound=0.0, minimum_n=minimum, certain=True)
+    gain = Measurement(name="log_loss_gain", value=0.1, n=n, interval=Interval(lower, 0.3), problem=problem)
+    found = judge(rule, gain)
+    if problem:
+        found = Finding(verdict=Verdict.INCONCLUSIVE, why=problem, measurement=gain)
+    return Report(title="gate", subject="flights", findings=(found, finding(0.05)))
+
+
+def test_a_gate_that_is_left_open_says_what_would_decide_it() -> None:
+    unsure = text(render.gate(judged(-0.1)))
+    assert "To decide it: train on more data: 114 held-out rows cannot tell this gain from chance" in unsure
+    assert "or make the model better" in unsure
+    assert "a negative `margin` in the gate" in unsure
+    few = text(render.gate(judged(0.05, n=36)))
+    assert "36 held-out rows are too few to say anything (`minimum_rows=100` in the gate)" in few
+    assert "margin" not in few
+    assert "declare a `baseline`" in text(render.gate(judged(0.0, problem="no rival")))
+    assert "an example that holds the outcome" in text(render.gate(Report(title="gate", subject="flights")))
+
+
+def test_a_gate_that_decided_says_no_more() -> None:
+    passed = judged(0.05)
+    assert passed.verdict is Verdict.PASS
+    assert text(render.gate(passed)) == text(render.report(passed))
+    failed = Report(title="gate", subject="flights", findings=(finding(0.5), *judged(-0.1).findings))
+    assert text(render.gate(failed)) == text(render.report(failed))
+
+
 def test_a_report_as_json_names_its_verdicts() -> None:
     plain = render.plain_report(Report(title="gate", subject="flights", findings=(finding(0.5),)))
     assert plain["verdict"] == "FAIL"

@@ -79,7 +79,7 @@ def gate(
 
     with open_project(project) as opened:
         report = lifecycle.gate(opened, model, version)
-    show(render.plain_report(report), lambda: render.report(report), json=json)
+    show(render.plain_report(report), lambda: render.gate(report), json=json)
     stop_with(0 if report.verdict is Verdict.PASS else REFUSED)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "applied",
     "config",
     "crowned",
+    "gate",
     "history",
     "inspection",
     "live",
@@ -112,6 +113,44 @@ def report(found: Report) -> RenderableType:
     return Group(_head(found), rows) if found.findings else _head(found)
 
 
+def gate(found: Report) -> RenderableType:
+    """How a version was judged and, where that is left open, what would decide it."""
+    hints = [
+        Text(f"{'To decide it:' if not place else '          or'} {hint}") for place, hint in enumerate(_open(found))
+    ]
+    return Group(report(found), *hints)
+
+
+def _open(found: Report) -> list[str]:
+    """What a person can do about a gate that was left open; nothing where it was not."""
+    if found.verdict is not Verdict.INCONCLUSIVE:
+        return []
+    if not found.findings:
+        return ["adopt it with an example that holds the outcome: without one nothing can be measured."]
+    hints = []
+    for finding in found.worse_than(Verdict.PASS):
+        rule, seen = finding.rule, finding.measurement
+        if seen.problem == "no rival":
+            hints.append('declare a `baseline` to beat, or say `without_rival="skip"` in the gate.')
+        elif rule is not None and seen.n < rule.minimum_n:
+            hints.append(
+                f"train on more data or hold out more of it (`holdout`): {seen.n} held-out rows are too few to say "
+                f"anything (`minimum_rows={rule.minimum_n}` in the gate)."
+            )
+        elif rule is not None and rule.certain and seen.name.endswith("_gain"):
+            hints += [
+                f"train on more data: {seen.n} held-out rows cannot tell this gain from chance (four times as many "
+                "halve the interval).",
+                "make the model better: the whole interval must lie above what is wanted.",
+                "accept one that is surely not worse by more than you can bear: a negative `margin` in the gate.",
+            ]
+        elif rule is not None and rule.certain:
+            hints.append(
+                f"train on more data, or move the bound that {seen.name} must surely keep (`floor` in the gate)."
+            )
+    return list(dict.fromkeys(hints))
+
+
 def _head(found: Report) -> Text:
     verdict = (found.verdict.name, COLOURS[found.verdict])
     return Text.assemble((found.title, "bold"), f" · {found.subject} · ", verdict)
@@ -158,7 +197,7 @@ def trained(made: Trained, *, champion: bool) -> RenderableType:
     if made.inspection.verdict is not Verdict.PASS:
         open_findings = made.inspection.worse_than(Verdict.PASS)
         parts.append(report(msgspec.structs.replace(made.inspection, findings=open_findings)))
-    parts.append(report(made.report))
+    parts.append(gate(made.report))
     return Group(*parts, Text(_next_step(made, champion)))
 
 
@@ -177,7 +216,7 @@ def _next_step(made: Trained, champion: bool) -> str:
         )
     if made.report.verdict is not Verdict.PASS:
         return (
-            f"Version {made.version} is registered, but the gate left it open: it takes traffic only by "
+            f"Version {made.version} is registered, but the gate left it open: as it is, it takes traffic only by "
             f"`undrift promote {made.model} --version {made.version} --force --why ...`."
         )
     verb = "roll-out" if champion else "promote"
