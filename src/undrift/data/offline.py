@@ -129,7 +129,8 @@ def point_in_time(
 def on_demand(rows: pa.Table, transform: Transform, function: Function) -> pa.Table:
     """The outputs of a transform, one row per row, by the function that serves requests.
 
-    The function sees what it sees in a request: aware UTC datetimes, None for null and for NaN.
+    The function sees what it sees in a request: aware UTC datetimes, None for null and for NaN. It must depend on its
+    inputs alone.
 
     Raises
     ------
@@ -139,10 +140,13 @@ def on_demand(rows: pa.Table, transform: Transform, function: Function) -> pa.Ta
     where = "the rows"
     inputs = [_values(_column(rows, name, where)) for name in transform.inputs]
     given: list[dict[str, Any]] = []
-    for row in range(rows.num_rows):
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}  # equal inputs, equal outputs: computed once
+    asked = zip(*inputs, strict=True) if inputs else iter([()] * rows.num_rows)
+    for row, values in enumerate(asked):
         try:
-            values = {name: column[row] for name, column in zip(transform.inputs, inputs, strict=True)}
-            given.append(compute(transform, function, values))
+            if values not in known:
+                known[values] = compute(transform, function, dict(zip(transform.inputs, values, strict=True)))
+            given.append(known[values])
         except PredictionError as error:
             raise PredictionError(f"{error.message} (row {row} of {rows.num_rows})") from error
     arrays = {f.name: pa.array([each[f.name] for each in given], ARROW[f.type]) for f in transform.outputs}
