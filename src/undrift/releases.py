@@ -33,6 +33,7 @@ def promote(
     Raises
     ------
     ConflictError : its gate did not pass and it is not forced; forcing without a reason; it is champion already.
+    CorruptModelError : its files are not those that were registered.
     """
     name = project.model(model).name
     row = project.version(name, version)
@@ -58,6 +59,7 @@ def promote(
 
 
 def _crown(project: Project, model: str, row: dict[str, Any], *, actor: str, why: str, forced: bool = False) -> Event:
+    project.artifacts.get(row["bundle"])  # files that are not those registered get no traffic, and no event says so
     draft = Draft(
         kind="revision.promoted",
         subject=f"model:{model}",
@@ -123,6 +125,7 @@ def start_rollout(
     project: Project, declared: Model, row: dict[str, Any], *, actor: str, why: str = "", at: datetime | None = None
 ) -> Decision:
     """The decision that starts the declared rollout of a version against the champion; the caller records it."""
+    project.artifacts.get(row["bundle"])
     route = project.route(declared.name) or {}
     moment = at or project.now().now()
     return rollout.start(
