@@ -24,23 +24,24 @@ from living import ME, Service, train  # isort: skip
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
-LIVE, GRAMS, CENTS, END = 14, 21, 31, 36
-"""Days: the service begins, parcels (which tell no return) are weighed in grams, prices come in cents, the end."""
+LIVE, GRAMS, TURN, END = 14, 21, 31, 36
+"""Days: the service begins, parcels (which tell no return) are weighed in grams, cheap orders come back, the end."""
 PER_DAY = 120
 
 
 def orders(first: int, last: int) -> pa.Table:
-    """Orders of some days; dear and late ones come back more often."""
+    """Orders of some days; dear ones and late ones come back more often, in the end cheap ones."""
     rng = np.random.default_rng(first)
     day = np.repeat(np.arange(first, last), PER_DAY)
     price, wait, parcel = (rng.gamma(shape, scale, len(day)) for shape, scale in ((3.0, 20.0), (2.0, 1.5), (4.0, 0.5)))
-    back = rng.random(len(day)) < 1 / (1 + np.exp(-(0.05 * (price - 60) + 0.6 * (wait - 3))))
+    odds = np.where(day >= TURN, -0.05, 0.05) * (price - 60) + 0.6 * (wait - 3)
+    back = rng.random(len(day)) < 1 / (1 + np.exp(-odds))
     number = first * PER_DAY + np.arange(len(day))
     return pa.table(
         {
             "order_id": number,
             "ordered_at": pa.array([START + int(n) * DAY / PER_DAY for n in number], pa.timestamp("us", "UTC")),
-            "price": np.where(day >= CENTS, price * 100, price).round(2),
+            "price": price.round(2),
             "wait": wait.round(2),
             "parcel": np.where(day >= GRAMS, parcel * 1000, parcel).round(3),
             "returned": np.where(back, "yes", "no"),
@@ -106,8 +107,10 @@ def test_what_init_wrote_notices_a_changed_input_and_lost_quality(shop: Project)
     opened = [(event.at, event.payload["incident"]) for event in shop.journal.events(kinds=("alert.opened",))]
     first, second = opened[:2]
     assert (first[1]["monitor"], first[1]["columns"]) == ("inputs", ["parcel"])
-    assert START + GRAMS * DAY < first[0] <= START + CENTS * DAY
+    assert START + GRAMS * DAY < first[0] <= START + TURN * DAY
     assert (second[1]["monitor"], second[1]["kind"]) == ("quality", "performance")
-    assert START + CENTS * DAY < second[0] <= START + END * DAY
+    assert START + TURN * DAY < second[0] <= START + END * DAY
+    judged = [event.payload["monitors"]["answers"] for event in shop.journal.events(kinds=("tick.judged",))]
+    assert set(judged[1:]) == {"PASS"}, "a day of these answers is enough to say that they are sound"
     asked = shop.journal.events(kinds=("retrain.requested",))
     assert [event.at for event in asked] == [second[0]], "the quality monitor, and only it, asks for a new version"
