@@ -117,12 +117,12 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
         },
         key=key,
     )
-    journal.record([judged, *drafts], jobs=asked, expect=expect)
-    for draft in drafts:
-        if draft.kind == "rollout.succeeded":
-            project.mirror_champion(model.name, draft.payload["state"]["candidate_version"])
-    quiet = ("rollout.judged",)
-    return [f"{now:%Y-%m-%d %H:%M} {draft.kind}: {draft.why}" for draft in drafts if draft.kind not in quiet]
+    first, *others = journal.record([judged, *drafts], jobs=asked, expect=expect)
+    new = [event for event in others if event.seq > first.seq]  # the rest was decided at an earlier tick already
+    for event in new:
+        if event.kind == "rollout.succeeded":
+            project.mirror_champion(model.name, event.payload["state"]["candidate_version"])
+    return [f"{now:%Y-%m-%d %H:%M} {event.kind}: {event.why}" for event in new if event.kind != "rollout.judged"]
 
 
 def _summary(report: Report) -> dict[str, str]:

@@ -19,6 +19,7 @@ from undrift.demo.story import DAY, Story
 from undrift.demo.system import System
 from undrift.demo.world import World
 from undrift.event import Event
+from undrift.finding import Verdict
 from undrift.ids import to_micros
 from undrift.project import open_project
 
@@ -94,7 +95,7 @@ class Play:
             trained = lifecycle.train(changed, actor="person:ben", why="candidate with the carrier's mean delay")
             verdict = trained.report.verdict.name
             self.say(f"{at:%Y-%m-%d} person:ben trained a candidate with a new feature: gate {verdict}")
-            if trained.version is None:
+            if trained.version is None or trained.report.verdict is not Verdict.PASS:
                 return
             state = releases.roll_out(changed, version=trained.version, actor="person:ben", why="new feature")
             self.release_rollout = state.id
