@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undrift.data.features import FeatureView, Transform
+from undrift.data.features import FeatureView, Source, Transform
 from undrift.data.inspect import check
 from undrift.data.offline import feature_table, materialise, point_in_time
 from undrift.declarations import Model, resolve_function
@@ -132,13 +132,21 @@ def materialise_views(project: Project, until: datetime) -> None:
                     raise
 
 
+def _source_of(project: Project, view: FeatureView) -> Source:
+    source = project.known_sources().get(view.source)
+    if source is None:
+        raise DeclarationError(
+            f"view {view.name!r} takes from the source {view.source!r}, which was never applied.",
+            hint="Declare it in the declarations and run `undrift apply`.",
+        )
+    return source
+
+
 def _materialise(project: Project, view: FeatureView, until: datetime) -> None:
     if not view.aggregates:
         return
     table, hop = f"view_{view.key}", duration(view.hop)
-    source = project.known_sources().get(view.source)
-    if source is None:
-        raise DeclarationError(f"view {view.name!r} takes from the source {view.source!r}, which is not declared.")
+    source = _source_of(project, view)
     end = _EPOCH + (until - _EPOCH) // hop * hop
     done = project.lake.marks(table, ["hops"])["hops"]
     if done >= to_micros(end):
@@ -195,10 +203,9 @@ def view_tables(
         if view.aggregates:
             rows = project.lake.scan(f"view_{view.key}", where=where)
         else:
-            source = project.known_sources()[view.source]
             rows = project.lake.scan(f"source_{view.source}", where=where)
             if rows is not None:
-                rows = feature_table(view, rows, source)
+                rows = feature_table(view, rows, _source_of(project, view))
         if rows is None:
             raise DataError(
                 f"view {view.name!r} has no rows in the lake.",

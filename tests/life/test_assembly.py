@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from undrift import assembly
+from undrift import assembly, lifecycle
 from undrift.assembly import fill_sources, materialise_views, read_table, view_tables, with_features
 from undrift.errors import ConflictError, DataError, DeclarationError
 from undrift.ids import to_micros
 from undrift.project import Project, open_project
 
+from living import ME  # isort: skip
 from town import DAY, LIVE, START, TRAINED_DAYS, Town  # isort: skip
 
 
@@ -106,7 +108,7 @@ def hops(project: Project) -> list[dict[str, Any]]:
 
 def test_each_hop_is_materialised_once_and_counts_what_was_known(fresh: Project) -> None:
     town = Town(TRAINED_DAYS)
-    fill_sources(fresh)
+    lifecycle.apply(fresh, actor=ME)
     materialise_views(fresh, START + 5 * DAY + timedelta(hours=7))
     first = hops(fresh)
     materialise_views(fresh, START + 5 * DAY + timedelta(hours=20))
@@ -130,7 +132,7 @@ def test_the_latest_hop_is_online_even_if_its_commit_never_came(
     fresh: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (view,) = (v for v in fresh.model().views if v.name == "record")
-    fill_sources(fresh)
+    lifecycle.apply(fresh, actor=ME)
 
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -149,7 +151,7 @@ def test_the_latest_hop_is_online_even_if_its_commit_never_came(
 def test_hops_that_another_process_did_meanwhile_are_not_doubled(
     fresh: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill_sources(fresh)
+    lifecycle.apply(fresh, actor=ME)
     with open_project(fresh.root) as other:
         real, once = assembly.materialise, []
 
@@ -180,7 +182,7 @@ def test_hops_that_another_process_did_meanwhile_are_not_doubled(
 
 def test_features_are_joined_as_they_were_known(fresh: Project) -> None:
     town = Town(TRAINED_DAYS)
-    fill_sources(fresh)
+    lifecycle.apply(fresh, actor=ME)
     materialise_views(fresh, START + 8 * DAY)
     rides = town.tables(9)["rides"].slice(6 * town.per_day, 2 * town.per_day)
     full = with_features(fresh, fresh.model(), rides)
@@ -195,12 +197,25 @@ def test_features_are_joined_as_they_were_known(fresh: Project) -> None:
 
 
 def test_a_view_without_any_rows_says_how_to_fill_it(fresh: Project) -> None:
+    file = fresh.root / "declarations.py"
+    file.write_text(re.sub("histories = .*", "histories = {}", file.read_text()))
+    with open_project(fresh.root) as empty:
+        lifecycle.apply(empty, actor=ME)
     with pytest.raises(DataError, match="view 'rain' has no rows in the lake") as caught:
         view_tables(fresh, fresh.model().views, START, LIVE)
     assert "/v1/sources/weather" in caught.value.hint
 
 
-def test_a_view_of_a_source_that_is_gone_says_so(project: Project) -> None:
-    project.declarations.sources.pop("arrivals")
-    with pytest.raises(DeclarationError, match="view 'record' takes from the source 'arrivals', which is not declared"):
-        materialise_views(project, LIVE + DAY)
+def test_a_view_of_a_source_that_was_never_applied_says_so(fresh: Project) -> None:
+    fill_sources(fresh)
+    said = "takes from the source '(weather|arrivals)', which was never applied"
+    with pytest.raises(DeclarationError, match=said):
+        materialise_views(fresh, LIVE + DAY)
+    with pytest.raises(DeclarationError, match=said):
+        view_tables(fresh, fresh.model().views, START, LIVE)
+
+
+def test_a_source_that_was_taken_back_still_serves_what_is_in_place(project: Project) -> None:
+    project.declarations.sources.clear()
+    materialise_views(project, LIVE + DAY)
+    assert hops(project)[-1]["event_time"] == LIVE + DAY
