@@ -201,13 +201,18 @@ def test_ending_the_server_under_load_fails_no_request_that_it_took(
     serve: Serve, routed: Routed, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     server = serve(routed("r-one"), settings="workers = 2")
+    limit = time.monotonic() + 30
+    while len(list((tmp_path / ".undrift/serve").glob("[0-9]*.json"))) < 2 and time.monotonic() < limit:
+        time.sleep(0.05)
     traffic = Traffic(server.port, patient=False)
     time.sleep(1.0)
     server.process.send_signal(signal.SIGTERM)
     code = server.process.wait(30)
     traffic.stop()
     assert code == 0
-    # once it listens no more, connecting fails; nothing that was connected is cut off
-    assert {failure.partition("(")[0] for failure in traffic.failures} == {"ConnectError"}
+    # once it listens no more, connecting fails, or is reset where the kernel had queued it and no worker accepted it;
+    # what a worker took is captured before it is answered, so the count below shows that none of it was cut off
+    assert {failure.partition("(")[0] for failure in traffic.failures} <= {"ConnectError", "ReadError"}
+    assert any(failure.startswith("ConnectError") for failure in traffic.failures)
     ingest = ingest_of(tmp_path, bundles["r-one"])
     assert ingest.cycle().predictions == len(traffic.answered)

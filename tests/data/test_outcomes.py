@@ -93,7 +93,9 @@ def test_a_model_without_predictions_or_labels_has_an_empty_or_unlabelled_table(
     lake = DeltaLake(tmp_path)
     nothing = outcomes(lake, "m", DAY, DAY + HOUR, DAY)
     assert nothing.num_rows == 0
-    assert {"prediction_id", "event_time", "score", "scores", "label", "value", "labelled_at"} <= set(nothing.column_names)
+    assert {"prediction_id", "event_time", "score", "scores", "label", "value", "labelled_at"} <= set(
+        nothing.column_names
+    )
     lake.append("predictions_m", predicted(("a", DAY)))
     assert found(lake, DAY) == [("a", None)]
 
