@@ -37,7 +37,10 @@ MARKER: Final = ".undrift-demo"
 def run(
     *, quick: bool = False, keep: bool = False, folder: Path = Path("undrift-demo"), seed: int = 1, json: bool = False
 ) -> int:
-    """Run the demo; the exit code is 0 when every planted failure was caught within the budget of false alarms.
+    """Run the demo.
+
+    The exit code is 0 when every planted failure was caught within the budget of false alarms and, but for the quick run,
+    the last month was better than had the first model never been updated.
 
     Parameters
     ----------
@@ -87,7 +90,7 @@ def run(
             play.system.stop()
         play.project.close()
         signal.signal(signal.SIGTERM, ended)
-    return 0 if board.good else 1
+    return 0 if (board.sound if quick else board.good) else 1  # seven weeks are too short for updates to pay
 
 
 def _end(*_: object) -> None:

@@ -78,9 +78,14 @@ class Scoreboard(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
 
     @property
+    def sound(self) -> bool:
+        """Every planted fault caught, false alarms within the budget."""
+        return self.caught == self.planted and self.false_alarms <= self.budget
+
+    @property
     def good(self) -> bool:
-        """Every planted fault caught, false alarms within the budget, the last month better than never updated."""
-        return self.caught == self.planted and self.false_alarms <= self.budget and self.final_served < self.final_never
+        """Sound, and the last month better than had the first model never been updated."""
+        return self.sound and self.final_served < self.final_never
 
 
 def build_scoreboard(

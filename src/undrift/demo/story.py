@@ -100,7 +100,7 @@ def quick_story() -> Story:
     return msgspec.structs.replace(
         story,
         start=_on(6, 14),
-        end=_on(8, 2),
+        end=_on(8, 1),
         celsius=msgspec.structs.replace(story.celsius, start=_on(7, 8), end=_on(7, 15)),
         constant=msgspec.structs.replace(story.constant, start=_on(7, 22), end=_on(7, 26)),
     )
