@@ -39,8 +39,8 @@ def run(
 ) -> int:
     """Run the demo.
 
-    The exit code is 0 when every planted failure was caught within the budget of false alarms and, but for the quick run,
-    the last month was better than had the first model never been updated.
+    The exit code is 0 when every planted failure was caught within the budget of false alarms and, but for the quick
+    run, the last month was better than had the first model never been updated.
 
     Parameters
     ----------
