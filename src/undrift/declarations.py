@@ -183,6 +183,8 @@ def import_project_module(root: Path, name: str) -> ModuleType:
         sys.path[:] = [str(root), *(path for path in sys.path if path != str(root))]
     _forget_modules(root)
     importlib.invalidate_caches()
+    written = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # a file changed within the second of its .pyc would be read as it was before
     try:
         return importlib.import_module(name)
     except UndriftError as error:
@@ -198,6 +200,8 @@ def import_project_module(root: Path, name: str) -> ModuleType:
         raise DeclarationError(
             f"{name}.py of the project in {root} cannot be loaded: {text} ({_place(root)})."
         ) from error
+    finally:
+        sys.dont_write_bytecode = written
 
 
 def _place(root: Path) -> str:

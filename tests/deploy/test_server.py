@@ -115,7 +115,7 @@ def test_a_revision_that_is_not_routed_to_is_let_go(serve: Serve, routed: Routed
     server = serve(routed("r-one"), settings="timeout_ms = 50")
     server.route(2, routed("r-two"))
     server.wait_for("retired", revision="r-one")
-    assert [ack["revisions"] for ack in server.acks()] == [["r-two"]]
+    server.wait(lambda: [ack["revisions"] for ack in server.acks()] == [["r-two"]], "said so in its ack")
     server.route(3, routed("r-one"))
     assert server.predict(flights(1)).json()["rows"][0]["revision"] == "r-one"
 
