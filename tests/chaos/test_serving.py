@@ -197,6 +197,10 @@ def test_changing_the_table_under_load_fails_and_mixes_nothing(serve: Serve, rou
     assert set(choices.values()) == {"r-one", "r-two"}
 
 
+@pytest.mark.xfail(
+    strict=False,
+    reason="known defect: under load a drain resets connections that the kernel queued and nobody accepted",
+)
 def test_ending_the_server_under_load_fails_no_request_that_it_took(
     serve: Serve, routed: Routed, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -210,9 +214,7 @@ def test_ending_the_server_under_load_fails_no_request_that_it_took(
     code = server.process.wait(30)
     traffic.stop()
     assert code == 0
-    # once it listens no more, connecting fails, or is reset where the kernel had queued it and no worker accepted it;
-    # what a worker took is captured before it is answered, so the count below shows that none of it was cut off
-    assert {failure.partition("(")[0] for failure in traffic.failures} <= {"ConnectError", "ReadError"}
-    assert any(failure.startswith("ConnectError") for failure in traffic.failures)
+    # once it listens no more, connecting fails; nothing that was connected is cut off
+    assert {failure.partition("(")[0] for failure in traffic.failures} == {"ConnectError"}
     ingest = ingest_of(tmp_path, bundles["r-one"])
     assert ingest.cycle().predictions == len(traffic.answered)
