@@ -16,14 +16,14 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from undrift import lifecycle, releases
-from undrift.deploy.capture import Recorder, SpoolWriter
-from undrift.deploy.gateway import Gateway
-from undrift.deploy.placement import Placement
-from undrift.deploy.supervisor import serve_folder
-from undrift.deploy.telemetry import Meters
+from undrift.capture.capture import Recorder, SpoolWriter
 from undrift.develop.tracking import MlflowTracking
 from undrift.ids import to_micros
 from undrift.project import Project, open_project
+from undrift.serving.gateway import Gateway
+from undrift.serving.placement import Placement
+from undrift.serving.supervisor import serve_folder
+from undrift.serving.telemetry import Meters
 from undrift.work import KINDS, Worker
 
 from town import DAY, LIVE, TRAINED_DAYS, Day, Town, write_declarations, write_project  # isort: skip

@@ -16,13 +16,13 @@ from undrift.data import dataset
 from undrift.data.contract import Contract
 from undrift.data.inspect import Inspection, check
 from undrift.declarations import Model
-from undrift.deploy.predictor import Predictor, load
 from undrift.develop.bundle import Interface, Manifest
 from undrift.develop.performance import Scored, label_text
 from undrift.develop.rows import in_order, table_columns
 from undrift.errors import ContractError, DataError, StateError
 from undrift.event import Draft
 from undrift.finding import Report, Verdict
+from undrift.inference.predictor import Predictor, load
 from undrift.project import Project
 from undrift.validate import checks
 from undrift.validate.gate import judge_candidate

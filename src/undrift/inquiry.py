@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from undrift.deploy.ingest import TAKEN_IN, WATERMARK
+from undrift.capture.ingest import TAKEN_IN, WATERMARK
 from undrift.errors import NotFoundError
 from undrift.event import Event
 from undrift.ids import from_micros

@@ -16,7 +16,6 @@ import msgspec
 from undrift.assembly import fill_sources, materialise_views, read_table, transform_code, with_features
 from undrift.candidates import classes_of, draft_of_version, judge_by_gate, keeping, mirror_version, prepare
 from undrift.declarations import Model, differences, resolve_function
-from undrift.deploy.predictor import load
 from undrift.develop import adoption, training
 from undrift.develop.performance import metric_values
 from undrift.develop.rows import table_columns
@@ -24,6 +23,7 @@ from undrift.errors import DeclarationError
 from undrift.event import Draft, Event
 from undrift.finding import Report, Verdict
 from undrift.ids import content_hash, duration
+from undrift.inference.predictor import load
 from undrift.project import FEEDS, Project
 from undrift.state.jobs import JobDraft
 

@@ -18,13 +18,13 @@ import msgspec
 from undrift import settings as settings_module
 from undrift.data.features import Source
 from undrift.declarations import Declarations, Model, load_declarations
-from undrift.deploy.router import RoutingTable
 from undrift.deploy.routes import ROUTE_REDUCERS, build_table, publish
 from undrift.develop.bundle import Manifest, read_manifest
 from undrift.errors import MissingExtraError, NotFoundError, StateError
 from undrift.event import Event
 from undrift.ids import Clock, FixedClock, SystemClock, from_micros, to_micros
 from undrift.improve.triggers import RETRAIN_REDUCERS
+from undrift.inference.router import RoutingTable
 from undrift.monitor.alerts import INCIDENT_REDUCERS
 from undrift.plugins import resolve
 from undrift.settings import Settings

@@ -143,7 +143,7 @@ def start_rollout(
 def _rollout_id(project: Project, model: str, versions: tuple[int, int], at: datetime) -> str:
     """An id of what is rolled out and when, so that a replay of the same events assigns the same units.
 
-    The id salts the assignment (deploy/router.py); the count makes that of each rollout another one.
+    The id salts the assignment (inference/router.py); the count makes that of each rollout another one.
     """
     before = sum(row["model"] == model for row in project.journal.items("rollout").values())
     named = content_hash([model, *versions, before, at.isoformat()])

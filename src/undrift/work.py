@@ -18,8 +18,8 @@ from typing import Final
 
 import msgspec
 
+from undrift.capture.ingest import Ingest
 from undrift.data.features import Source
-from undrift.deploy.ingest import Ingest
 from undrift.errors import ConflictError, LeaseLostError, UndriftError
 from undrift.event import Draft
 from undrift.ids import duration, from_micros, new_id, to_micros

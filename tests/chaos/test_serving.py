@@ -16,15 +16,15 @@ from typing import Any
 import httpx
 import pytest
 
-from undrift.deploy.ingest import Ingest
-from undrift.deploy.router import pick
+from undrift.capture.ingest import Ingest
 from undrift.develop.bundle import read_manifest
 from undrift.ids import SystemClock
+from undrift.inference.router import pick
 from undrift.state.journal import Journal
 from undrift.state.lake import DeltaLake
 from undrift.state.sql import SqliteStore
 
-from serving import WEATHER, Routed, Serve, Server, flights  # isort: skip
+from servers import WEATHER, Routed, Serve, Server, flights  # isort: skip
 
 pytestmark = pytest.mark.chaos
 

@@ -10,11 +10,11 @@ import pytest
 
 from undrift.deploy.people import abort
 from undrift.deploy.rollout import Rollout, start
-from undrift.deploy.router import RoutingTable
 from undrift.deploy.routes import ROUTE_REDUCERS, build_table, publish, rollout_of, running
 from undrift.errors import NotFoundError, StateError
 from undrift.event import Draft
 from undrift.ids import FixedClock
+from undrift.inference.router import RoutingTable
 from undrift.state.journal import Journal, Reducer
 from undrift.state.sql import SqliteStore
 

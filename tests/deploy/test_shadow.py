@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from undrift.deploy.predictor import load
 from undrift.deploy.shadow import replay
 from undrift.develop.bundle import read_manifest, write_bundle
+from undrift.inference.predictor import load
 from undrift.settings import TrustSettings
 
 TRUST = TrustSettings(skops_types=("numpy.dtype",))

@@ -13,13 +13,13 @@ import pytest
 from skops.io import dump
 from threadpoolctl import threadpool_limits
 
-from undrift.deploy.predictor import load
 from undrift.develop.adoption import adopt
 from undrift.develop.packing import Reference
 from undrift.develop.performance import Performance
 from undrift.develop.registry import MlflowRegistry
 from undrift.develop.tracking import MlflowTracking, quiet
 from undrift.errors import DataError, MissingExtraError, ModelError, NotFoundError, UntrustedModelError
+from undrift.inference.predictor import load
 from undrift.settings import TrustSettings
 
 NUMBERS = ("a", "b", "c")

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from undrift.deploy.predictor import load
 from undrift.develop.bundle import read_golden, read_manifest
 from undrift.develop.folds import TrainingData
 from undrift.develop.packing import Reference
@@ -16,6 +15,7 @@ from undrift.develop.performance import Performance
 from undrift.develop.tracking import MlflowTracking
 from undrift.develop.training import train
 from undrift.errors import DeclarationError, PredictionError, UntrustedModelError
+from undrift.inference.predictor import load
 from undrift.settings import TrustSettings
 
 

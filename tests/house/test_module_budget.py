@@ -31,7 +31,7 @@ def _tops(modules: set[str]) -> set[str]:
     [
         ("import undrift", 250, HEAVY | SQL | {"numpy", "starlette", "uvicorn", "typer", "rich", "jinja2"}),
         # NumPy alone is 200 modules, msgspec, uvicorn and the standard library's asyncio most of the rest
-        ("import undrift.deploy.server", 900, (HEAVY | SQL | {"skops", "skl2onnx", "typer"}) - {"onnxruntime"}),
+        ("import undrift.serving.server", 900, (HEAVY | SQL | {"skops", "skl2onnx", "typer"}) - {"onnxruntime"}),
         ("import undrift.app.cli", 700, HEAVY | SQL | {"numpy", "uvicorn", "starlette"}),
     ],
     ids=["undrift", "serving", "command line"],

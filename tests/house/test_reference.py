@@ -63,7 +63,7 @@ def test_no_setting_is_documented_without_a_word_on_what_it_does() -> None:
 
 def served_paths() -> set[str]:
     """The paths that the gateway matches, a variable part written as ``*``."""
-    tree = ast.parse((ROOT / "src/undrift/deploy/gateway.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "src/undrift/serving/gateway.py").read_text(encoding="utf-8"))
     match = next(node for node in ast.walk(tree) if isinstance(node, ast.Match))
     found = set()
     for case in match.cases:
@@ -84,7 +84,7 @@ def test_every_path_that_is_served_is_documented_and_no_other() -> None:
 
 
 def test_every_error_that_is_a_status_is_documented_with_it() -> None:
-    from undrift.deploy.protocols import _STATUS
+    from undrift.protocols.rest import _STATUS
 
     told = {cells[0]: " ".join(cells[1:]) for cells in rows(page("http.md")) if cells[0].isdigit()}
     wrong = [f"{status} {kind.__name__}" for kind, status in _STATUS if f"`{kind.__name__}`" not in told[str(status)]]
@@ -93,7 +93,7 @@ def test_every_error_that_is_a_status_is_documented_with_it() -> None:
 
 def test_every_metric_is_documented_with_its_labels() -> None:
     pytest.importorskip("prometheus_client")
-    from undrift.deploy.telemetry import Meters
+    from undrift.serving.telemetry import Meters
 
     told = {
         cells[0]: set(re.findall(r"`(\w+)`", cells[1])) for cells in rows(page("http.md")) if "undrift_" in cells[0]
@@ -121,7 +121,7 @@ def test_every_public_name_has_its_place_on_the_page() -> None:
 
 
 def test_every_record_of_the_spool_is_documented_field_by_field() -> None:
-    from undrift.deploy import capture
+    from undrift.capture import capture
 
     kinds: list[Any] = [
         capture.PredictionRecord,
@@ -148,9 +148,9 @@ def columns(heading: str) -> dict[str, str]:
 
 
 def test_every_column_of_the_lake_is_documented_with_its_type() -> None:
+    from undrift.capture.records import labels_table, predictions_table, source_table
     from undrift.data.contract import Contract, Field
     from undrift.data.features import Feature, FeatureView, Source, Transform
-    from undrift.deploy.records import labels_table, predictions_table, source_table
     from undrift.develop.bundle import Interface
 
     contract = Contract(name="c", fields=(Field(name="k", type="string"), Field(name="t", type="timestamp")))

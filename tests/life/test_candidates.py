@@ -12,10 +12,10 @@ import pytest
 from undrift.assembly import read_table
 from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare, score_with
 from undrift.data import dataset
-from undrift.deploy.predictor import load
 from undrift.develop.performance import Scored
 from undrift.errors import ContractError, DataError
 from undrift.finding import Report
+from undrift.inference.predictor import load
 from undrift.project import Project, open_project
 
 from living import ME, train_as  # isort: skip

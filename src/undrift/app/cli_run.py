@@ -98,7 +98,7 @@ def serve(
     import os
 
     from undrift import settings as settings_module
-    from undrift.deploy.server import run
+    from undrift.serving.server import run
 
     file = project if project.is_file() else settings_module.find(project)
     settings = settings_module.load(file, {**os.environ, **_overriding(host, port, workers)})

@@ -25,9 +25,9 @@ from undrift.demo.story import DAY, full_story, quick_story
 from undrift.demo.system import free_port
 from undrift.demo.telling import tell_contract, tell_scoreboard, tell_trained
 from undrift.demo.truth import Known
-from undrift.deploy.predictor import load
 from undrift.develop.packing import Reference
 from undrift.errors import ConflictError, SettingsError
+from undrift.inference.predictor import load
 
 __all__ = ["run"]
 

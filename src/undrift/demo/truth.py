@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from undrift.demo.chronicle import Reign, champion_at
 from undrift.demo.story import Story
-from undrift.deploy.predictor import Predictor
 from undrift.develop.packing import Reference
 from undrift.ids import to_micros
+from undrift.inference.predictor import Predictor
 
 if TYPE_CHECKING:
     import pyarrow as pa

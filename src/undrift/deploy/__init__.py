@@ -1,1 +1,1 @@
-"""Deploy: the data plane (decode, route, predict, capture) and the rollout that decides who gets which revision."""
+"""Deploy: which revision serves whom, by rollouts judged on live evidence, and the routing table that tells servers."""

@@ -15,9 +15,9 @@ import msgspec
 
 from undrift.data.features import FeatureView, Source
 from undrift.deploy.rollout import RolloutState
-from undrift.deploy.router import Placed, Route, RoutingTable
 from undrift.errors import NotFoundError, StateError
 from undrift.event import Event
+from undrift.inference.router import Placed, Route, RoutingTable
 from undrift.state.journal import Reducer
 
 if TYPE_CHECKING:

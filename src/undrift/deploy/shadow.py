@@ -19,8 +19,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from undrift.deploy.predictor import Predictor, load
 from undrift.errors import ModelError, UndriftError
+from undrift.inference.predictor import Predictor, load
 from undrift.settings import TrustSettings
 
 __all__ = ["Replay", "replay"]

@@ -65,7 +65,7 @@ def untrusted_types(content: bytes, trust: TrustSettings) -> list[str]:
 def open_model(path: Path, format: str, trust: TrustSettings) -> Any:  # noqa: A002
     """Open a native model file: an estimator (``skops``, ``pickle``) or a booster (``lightgbm``, ``xgboost``).
 
-    ONNX files are opened by compile.py and deploy/predictor.py.
+    ONNX files are opened by compile.py and inference/predictor.py.
 
     Raises
     ------

@@ -20,11 +20,11 @@ import pytest
 
 from undrift.data.contract import Contract, Field
 from undrift.data.features import Feature, FeatureView, Source, Transform
-from undrift.deploy.router import Placed, Route, RoutingTable
 from undrift.develop.bundle import GoldenRow, Interface, write_bundle
 from undrift.develop.compile import compile_model, run_onnx
 from undrift.develop.rows import ask, encode, matrix
 from undrift.develop.trust import save_model
+from undrift.inference.router import Placed, Route, RoutingTable
 from undrift.settings import TrustSettings
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
@@ -216,7 +216,7 @@ class Server:
         (self.folder / "undrift.toml").write_text(f"[serve]\n{port}poll_seconds = 0.02\n{self._settings}\n")
         self.lines.clear()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "undrift.deploy.server"],
+            [sys.executable, "-m", "undrift.serving.server"],
             cwd=self.folder, stderr=subprocess.PIPE, text=True, **self._process,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from undrift.deploy.capture import LabelRecord, PredictionRecord, SourceRecord, WatermarkRecord
-from undrift.deploy.router import pick
-from undrift.deploy.spool import SpoolReader
+from undrift.capture.capture import LabelRecord, PredictionRecord, SourceRecord, WatermarkRecord
+from undrift.capture.spool import SpoolReader
 from undrift.ids import to_micros
+from undrift.inference.router import pick
 
-from serving import START, Routed, Server, flights, write_table  # isort: skip
+from servers import START, Routed, Server, flights, write_table  # isort: skip
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import msgspec
 
-from undrift.deploy.telemetry import notice
 from undrift.errors import ServeError, StateError
+from undrift.serving.telemetry import notice
 from undrift.settings import Settings
 
 __all__ = ["serve_folder", "supervise"]

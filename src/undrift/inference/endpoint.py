@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from undrift.capture.capture import PredictionRecord
 from undrift.data.decoder import Decoder
 from undrift.data.features import compute, entity_key
-from undrift.deploy.batcher import Batcher
-from undrift.deploy.capture import PredictionRecord
-from undrift.deploy.predictor import Outputs
-from undrift.deploy.router import Choice, Placed, Route, Variant, pick
 from undrift.develop.bundle import Interface, Manifest
 from undrift.errors import DeadlineError, ModelError, OverloadError, PredictionError, RequestError, StateError
 from undrift.ids import new_id, to_micros
+from undrift.inference.batcher import Batcher
+from undrift.inference.predictor import Outputs
+from undrift.inference.router import Choice, Placed, Route, Variant, pick
 from undrift.state.ports import Online
 
 __all__ = ["Answered", "Call", "Endpoint", "Revision", "Row"]

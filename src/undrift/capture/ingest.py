@@ -16,10 +16,10 @@ from typing import Any, Final, Protocol
 import msgspec
 import pyarrow as pa
 
+from undrift.capture.capture import LabelRecord, PredictionRecord, Record, SourceRecord, WatermarkRecord
+from undrift.capture.records import labels_table, predictions_table, source_table
+from undrift.capture.spool import Chunk, SpoolReader
 from undrift.data.features import Source
-from undrift.deploy.capture import LabelRecord, PredictionRecord, Record, SourceRecord, WatermarkRecord
-from undrift.deploy.records import labels_table, predictions_table, source_table
-from undrift.deploy.spool import Chunk, SpoolReader
 from undrift.develop.bundle import Manifest
 from undrift.errors import NotFoundError
 from undrift.ids import Clock, SystemClock, duration, to_micros

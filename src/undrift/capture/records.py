@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from undrift.capture.capture import LabelRecord, PredictionRecord, SourceRecord
 from undrift.data.contract import FieldType
 from undrift.data.features import Source
-from undrift.deploy.capture import LabelRecord, PredictionRecord, SourceRecord
 from undrift.develop.bundle import Interface
 from undrift.ids import to_micros
 

@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 
 from undrift.data.decoder import Decoder
-from undrift.deploy.endpoint import Endpoint, Row
 from undrift.develop.bundle import Interface
 from undrift.errors import (
     CaptureError,
@@ -26,6 +25,7 @@ from undrift.errors import (
     UndriftError,
 )
 from undrift.ids import from_micros, to_micros
+from undrift.inference.endpoint import Endpoint, Row
 
 __all__ = [
     "LabelEntry",

@@ -21,12 +21,12 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
-from undrift.deploy.capture import Recorder, SpoolWriter
-from undrift.deploy.gateway import Gateway
-from undrift.deploy.placement import Placement
-from undrift.deploy.supervisor import serve_folder, supervise
-from undrift.deploy.telemetry import Meters, notice
+from undrift.capture.capture import Recorder, SpoolWriter
 from undrift.errors import UndriftError
+from undrift.serving.gateway import Gateway
+from undrift.serving.placement import Placement
+from undrift.serving.supervisor import serve_folder, supervise
+from undrift.serving.telemetry import Meters, notice
 from undrift.settings import Settings, find, load
 
 __all__ = ["run"]
@@ -134,12 +134,12 @@ def run(settings: Settings) -> int:
     ServeError : the address cannot be bound, or workers die as soon as they start.
     StateError : the state folder cannot be written.
     """
-    return supervise(settings, [sys.executable, "-m", "undrift.deploy.server"])
+    return supervise(settings, [sys.executable, "-m", "undrift.serving.server"])
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """Serve the project of this folder; with ``--worker``, be one of its worker processes."""
-    parser = argparse.ArgumentParser(prog="python -m undrift.deploy.server", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m undrift.serving.server", description=main.__doc__)
     parser.add_argument("--worker", type=int, help="number of this worker (used by the supervisor)")
     parser.add_argument("--socket", type=int, help="file descriptor of the shared socket (used by the supervisor)")
     options = parser.parse_args(None if arguments is None else list(arguments))

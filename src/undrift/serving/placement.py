@@ -19,14 +19,14 @@ import msgspec
 
 from undrift.data.decoder import Decoder
 from undrift.data.features import FeatureView, latest
-from undrift.deploy.batcher import Batcher
-from undrift.deploy.endpoint import Endpoint, Revision
-from undrift.deploy.predictor import Predictor, load
-from undrift.deploy.router import Placed, Route, RoutingTable, TableFile
-from undrift.deploy.telemetry import Meters, notice
 from undrift.develop.bundle import load_functions
 from undrift.errors import StateError, UndriftError
+from undrift.inference.batcher import Batcher
+from undrift.inference.endpoint import Endpoint, Revision
+from undrift.inference.predictor import Predictor, load
+from undrift.inference.router import Placed, Route, RoutingTable, TableFile
 from undrift.plugins import resolve, resolve_path
+from undrift.serving.telemetry import Meters, notice
 from undrift.settings import Settings
 from undrift.state.ports import Online
 

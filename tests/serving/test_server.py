@@ -17,14 +17,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from undrift.deploy.capture import PredictionRecord
-from undrift.deploy.server import run
-from undrift.deploy.spool import SpoolReader
-from undrift.deploy.supervisor import supervise
+from undrift.capture.capture import PredictionRecord
+from undrift.capture.spool import SpoolReader
 from undrift.errors import ServeError
+from undrift.serving.server import run
+from undrift.serving.supervisor import supervise
 from undrift.settings import load
 
-from serving import Routed, Serve, flights, write_table  # isort: skip
+from servers import Routed, Serve, flights, write_table  # isort: skip
 
 
 def captured(folder: Path) -> list[str]:
@@ -130,7 +130,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
             run(load(None, environ))
         (tmp_path / "undrift.toml").touch()
         done = subprocess.run(
-            [sys.executable, "-m", "undrift.deploy.server"],
+            [sys.executable, "-m", "undrift.serving.server"],
             cwd=tmp_path, env={**os.environ, **environ}, capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 1

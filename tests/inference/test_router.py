@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from undrift.deploy.router import Placed, Route, RoutingTable, TableFile, bucket, pick, read_table
 from undrift.errors import StateError
+from undrift.inference.router import Placed, Route, RoutingTable, TableFile, bucket, pick, read_table
 
 
 def route(**changes: object) -> Route:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from undrift.deploy.capture import (
+from undrift.capture.capture import (
     HEAD,
     MAGIC,
     LabelRecord,
@@ -24,7 +24,7 @@ from undrift.deploy.capture import (
     WatermarkRecord,
     place,
 )
-from undrift.deploy.spool import SpoolReader
+from undrift.capture.spool import SpoolReader
 from undrift.errors import CaptureError, StateError
 
 
@@ -134,7 +134,7 @@ def test_positions_grow_over_segments() -> None:
 WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from undrift.deploy.capture import LabelRecord, SpoolWriter
+from undrift.capture.capture import LabelRecord, SpoolWriter
 writer = SpoolWriter(Path(sys.argv[1]))
 for n in range(3):
     writer.append([LabelRecord(model="m", prediction_id=str(n), label="1", event_time=n, received_at=n)])

@@ -1,6 +1,6 @@
 """The data plane over HTTP: one raw ASGI application per worker process.
 
-Paths, methods, headers, bodies and statuses stand here. Shapes on the wire stand in protocols.py, answering in
+Paths, methods, headers, bodies and statuses stand here. Shapes on the wire stand in rest.py, answering in
 endpoint.py, the process that runs this in server.py.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable
 from importlib import metadata
 from typing import Any, Final, NamedTuple
 
-from undrift.deploy import protocols
-from undrift.deploy.capture import LabelRecord, Recorder, SourceRecord, WatermarkRecord
-from undrift.deploy.endpoint import Answered, Call, Endpoint
-from undrift.deploy.placement import Placement
-from undrift.deploy.telemetry import Meters, notice
+from undrift.capture.capture import LabelRecord, Recorder, SourceRecord, WatermarkRecord
 from undrift.errors import CaptureError, NotFoundError, RequestError, StateError, UndriftError
 from undrift.ids import new_id
+from undrift.inference.endpoint import Answered, Call, Endpoint
+from undrift.protocols import rest
+from undrift.serving.placement import Placement
+from undrift.serving.telemetry import Meters, notice
 from undrift.settings import Settings
 
 __all__ = ["Gateway"]
@@ -52,7 +52,7 @@ Handler = Callable[[_Request], Awaitable[_Reply]]
 
 def _refusal(status: int, message: str, *headers: tuple[bytes, bytes]) -> _Reply:
     """What HTTP itself answers, before anything looks at the content."""
-    return _Reply(status, protocols.encode({"error": message}), "none", headers)
+    return _Reply(status, rest.encode({"error": message}), "none", headers)
 
 
 class Gateway:
@@ -94,7 +94,7 @@ class Gateway:
             reply = self._failed(error, route)
         except Exception as error:  # noqa: BLE001  the last edge: a fault of ours must not end the worker
             notice("fault", request_id=request_id, path=scope["path"], error=f"{type(error).__name__}: {error}")
-            reply = _Reply(500, protocols.encode({"error": "internal error", "request_id": request_id}), route)
+            reply = _Reply(500, rest.encode({"error": "internal error", "request_id": request_id}), route)
         await self._send(reply, request_id, scope["method"] == "HEAD", send)
         self._meters.requests.labels(reply.route, str(reply.status)).inc()
         self._meters.seconds.labels(reply.route).observe(time.monotonic() - started)
@@ -171,13 +171,13 @@ class Gateway:
         return min(int(asked), self._serve.timeout_ms) / 1000
 
     def _failed(self, error: UndriftError, route: str) -> _Reply:
-        status = protocols.status_of(error)
+        status = rest.status_of(error)
         headers: tuple[tuple[bytes, bytes], ...] = ()
         if status == 503:
             headers = ((b"retry-after", str(max(1, round(getattr(error, "retry_after", 1.0)))).encode()),)
         if status in (503, 504):
             self._meters.refused.labels(type(error).__name__.removesuffix("Error").lower()).inc()
-        return _Reply(status, protocols.error_body(error), route, headers)
+        return _Reply(status, rest.error_body(error), route, headers)
 
     async def _send(self, reply: _Reply, request_id: str, head: bool, send: Send) -> None:
         headers = [
@@ -234,27 +234,27 @@ class Gateway:
         endpoint = self._endpoint(request.name)
         rows = endpoint.champion.decoder.instances(request.body)
         answered = await self._answered(endpoint, rows, request.call)
-        body = protocols.v1_answer(endpoint.interface, answered.rows, request.call.request_id)
+        body = rest.v1_answer(endpoint.interface, answered.rows, request.call.request_id)
         return _Reply(200, body, "predict", epoch=endpoint.epoch)
 
     async def _infer(self, request: _Request) -> _Reply:
         endpoint = self._endpoint(request.name)
-        rows, asked_id = protocols.read_tensors(endpoint.champion.decoder, request.body)
+        rows, asked_id = rest.read_tensors(endpoint.champion.decoder, request.body)
         answered = await self._answered(endpoint, rows, request.call)
         known_id = asked_id or request.call.request_id
-        body = protocols.v2_answer(endpoint.interface, request.name, answered.rows, known_id)
+        body = rest.v2_answer(endpoint.interface, request.name, answered.rows, known_id)
         return _Reply(200, body, "infer", epoch=endpoint.epoch)
 
     async def _labels(self, request: _Request) -> _Reply:
         interface = self._endpoint(request.name).interface
         now = request.call.received_at
         records = []
-        for place, entry in enumerate(protocols.read_labels(request.body)):
+        for place, entry in enumerate(rest.read_labels(request.body)):
             path = f"$.labels[{place}].event_time"
             if entry.event_time is None and self._event_mode:
                 raise RequestError("the label's time was expected, because time.mode = 'event'", path=path)
-            at = now if entry.event_time is None else protocols.micros_of(entry.event_time, path)
-            label = protocols.label_of(interface, entry, place)
+            at = now if entry.event_time is None else rest.micros_of(entry.event_time, path)
+            label = rest.label_of(interface, entry, place)
             records.append(
                 LabelRecord(
                     model=request.name, prediction_id=str(entry.id), label=label, event_time=at, received_at=now
@@ -263,7 +263,7 @@ class Gateway:
         if records:
             await self._recorder.write(records, required=True)
             self._meters.labels.labels(request.name).inc(len(records))
-        return _Reply(200, protocols.encode({"accepted": len(records)}), "labels")
+        return _Reply(200, rest.encode({"accepted": len(records)}), "labels")
 
     async def _source(self, request: _Request) -> _Reply:
         endpoint = self._placement.sources.get(request.name)
@@ -272,7 +272,7 @@ class Gateway:
                 raise StateError(f"source {request.name[:100]!r} is not known yet.", hint="See /readyz for the reason.")
             known = ", ".join(sorted(self._placement.sources)) or "none"
             raise NotFoundError(f"there is no source {request.name[:100]!r} here; known: {known}.")
-        rows = protocols.read_source(endpoint.decoder, request.body)
+        rows = rest.read_source(endpoint.decoder, request.body)
         key = request.headers.get(b"idempotency-key", b"").decode("latin-1")
         now = request.call.received_at
         # the online store first: what it holds is replaced by the same when the caller tries again
@@ -287,33 +287,33 @@ class Gateway:
         if records:
             await self._recorder.write(records, required=True)
             self._meters.source_rows.labels(request.name).inc(len(records))
-        return _Reply(200, protocols.encode({"accepted": len(records)}), "source")
+        return _Reply(200, rest.encode({"accepted": len(records)}), "source")
 
     async def _watermark(self, request: _Request) -> _Reply:
         if not self._event_mode:
             raise RequestError("watermarks are for time.mode = 'event'; here the wall clock tells the time")
-        at = protocols.read_watermark(request.body)
+        at = rest.read_watermark(request.body)
         await self._recorder.write(
             [WatermarkRecord(event_time=at, received_at=request.call.received_at)], required=True
         )
-        return _Reply(200, protocols.encode({"accepted": 1}), "watermark")
+        return _Reply(200, rest.encode({"accepted": 1}), "watermark")
 
     async def _model(self, request: _Request) -> _Reply:
-        return _Reply(200, protocols.v1_metadata(self._endpoint(request.name)), "model")
+        return _Reply(200, rest.v1_metadata(self._endpoint(request.name)), "model")
 
     async def _model_v2(self, request: _Request) -> _Reply:
-        return _Reply(200, protocols.v2_metadata(self._endpoint(request.name)), "model")
+        return _Reply(200, rest.v2_metadata(self._endpoint(request.name)), "model")
 
     async def _model_ready(self, request: _Request) -> _Reply:
         self._endpoint(request.name)
-        return _Reply(200, protocols.encode({"name": request.name, "ready": True}), "health")
+        return _Reply(200, rest.encode({"name": request.name, "ready": True}), "health")
 
     async def _about(self, request: _Request) -> _Reply:
         about = {"name": "undrift", "version": metadata.version("undrift"), "extensions": []}
-        return _Reply(200, protocols.encode(about), "about")
+        return _Reply(200, rest.encode(about), "about")
 
     async def _live(self, request: _Request) -> _Reply:
-        return _Reply(200, protocols.encode({"live": True}), "health")
+        return _Reply(200, rest.encode({"live": True}), "health")
 
     async def _ready(self, request: _Request) -> _Reply:
         placement = self._placement
@@ -326,7 +326,7 @@ class Gateway:
             "ready": ready, "draining": self.draining, "epoch": placement.epoch, "models": models,
             "problems": placement.problems, "uncaptured": self._recorder.lost,
         }  # fmt: skip
-        return _Reply(200 if ready else 503, protocols.encode(body), "health")
+        return _Reply(200 if ready else 503, rest.encode(body), "health")
 
     async def _metrics(self, request: _Request) -> _Reply:
         for name, endpoint in self._placement.endpoints.items():

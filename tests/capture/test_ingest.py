@@ -11,10 +11,10 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from undrift.capture.capture import LabelRecord, PredictionRecord, SourceRecord, SpoolWriter, WatermarkRecord
+from undrift.capture.ingest import TAKEN_IN, Ingest, Ingested
 from undrift.data.contract import Contract, Field
 from undrift.data.features import Feature, FeatureView, Source, Transform
-from undrift.deploy.capture import LabelRecord, PredictionRecord, SourceRecord, SpoolWriter, WatermarkRecord
-from undrift.deploy.ingest import TAKEN_IN, Ingest, Ingested
 from undrift.develop.bundle import Interface, Manifest
 from undrift.errors import ConflictError, NotFoundError
 from undrift.ids import FixedClock, from_micros, to_micros

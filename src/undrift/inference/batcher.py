@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from undrift.deploy.predictor import Outputs, Predictor
 from undrift.errors import DeadlineError, ModelError, OverloadError, PredictionError
+from undrift.inference.predictor import Outputs, Predictor
 
 __all__ = ["Batcher"]
 

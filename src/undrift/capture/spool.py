@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from undrift.deploy.capture import HEAD, MAGIC, OFFSET_BITS, Record, place
+from undrift.capture.capture import HEAD, MAGIC, OFFSET_BITS, Record, place
 from undrift.errors import StateError
 
 __all__ = ["Chunk", "Frame", "SpoolReader"]

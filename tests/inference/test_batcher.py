@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from undrift.deploy.batcher import Batcher
-from undrift.deploy.predictor import Outputs
 from undrift.errors import DeadlineError, OverloadError, PredictionError
+from undrift.inference.batcher import Batcher
+from undrift.inference.predictor import Outputs
 
 
 class Doubling:

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from undrift.deploy.predictor import NativePredictor, OnnxPredictor, Predictor, load
 from undrift.develop.bundle import GOLDEN_FILE, MANIFEST_FILE, Manifest, read_manifest
 from undrift.errors import CorruptModelError, ModelError, PredictionError, UntrustedModelError
 from undrift.ids import hash_file
+from undrift.inference.predictor import NativePredictor, OnnxPredictor, Predictor, load
 from undrift.settings import TrustSettings
 
 TRUST = TrustSettings(skops_types=("numpy.dtype",))

@@ -1,0 +1,1 @@
+"""Capture: what was answered, kept before the answer leaves, and brought to the lake exactly once."""

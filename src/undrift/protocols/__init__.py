@@ -1,0 +1,1 @@
+"""Protocols: requests and answers in the shapes that the field's clients speak; bytes and rows, no sockets."""
