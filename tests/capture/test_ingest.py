@@ -9,9 +9,17 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 
-from undrift.capture.capture import LabelRecord, PredictionRecord, SourceRecord, SpoolWriter, WatermarkRecord
+from undrift.capture.capture import (
+    EventRecord,
+    LabelRecord,
+    PredictionRecord,
+    SourceRecord,
+    SpoolWriter,
+    WatermarkRecord,
+)
 from undrift.capture.ingest import TAKEN_IN, Ingest, Ingested
 from undrift.data.contract import Contract, Field
 from undrift.data.features import Feature, FeatureView, Source, Transform
@@ -71,6 +79,14 @@ def label(number: int, value: str | float = "1") -> LabelRecord:
 def arrival(number: int, name: str = "") -> SourceRecord:
     row = {"carrier": "UA", "landed": START + timedelta(seconds=number)}
     return SourceRecord(source="arrivals", row=row, received_at=AT, id=name)
+
+
+def purchase(number: int, **changes: Any) -> EventRecord:
+    made = EventRecord(
+        model="flights", id=f"e{number}", unit=f"u{number}", name="purchase", value=2.5, event_time=AT + number,
+        received_at=AT + number + 5,
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **changes)
 
 
 class Place:
@@ -332,3 +348,34 @@ def test_without_announcements_event_time_follows_the_newest_event_less_the_late
     assert ingest.cycle().watermark == AT  # the arrival, an hour after the start
     place.writer.append([prediction(8)])
     assert ingest.cycle().watermark == AT
+
+
+def test_a_business_event_lands_once_whoever_sends_it_again_and_whatever_it_says_then(place: Place) -> None:
+    place.writer.append([purchase(1), purchase(2), purchase(1)])
+    assert place.ingest().cycle().events == 2
+    place.writer.append([purchase(2, value=99.0), purchase(3)])
+    seen = place.ingest().cycle()
+    assert seen.events == 1
+    rows = place.lake.scan("events_flights")
+    assert rows is not None
+    assert sorted(zip(*(rows[name].to_pylist() for name in ("event_id", "unit", "name", "value")), strict=True)) == [
+        (f"e{n}", f"u{n}", "purchase", 2.5) for n in (1, 2, 3)
+    ]
+    assert rows.filter(pa.compute.equal(rows["event_id"], "e3"))["event_time"].to_pylist() == [from_micros(AT + 3)]
+
+
+def test_an_event_that_landed_before_a_crash_is_not_taken_again(place: Place) -> None:
+    place.writer.append([purchase(1)])
+    dying = place.ingest()
+
+    def dies_before_it_remembers(placed: Any) -> None:
+        if placed:
+            raise ConflictError("died here")
+
+    dying._remember = dies_before_it_remembers  # type: ignore[method-assign]
+    with pytest.raises(ConflictError):
+        dying.cycle()
+    assert place.column("events_flights", "event_id") == ["e1"]
+    place.writer.append([purchase(1)])
+    assert place.ingest().cycle().events == 0
+    assert place.column("events_flights", "event_id") == ["e1"]

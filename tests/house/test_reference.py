@@ -126,6 +126,7 @@ def test_every_record_of_the_spool_is_documented_field_by_field() -> None:
     kinds: list[Any] = [
         capture.PredictionRecord,
         capture.LabelRecord,
+        capture.EventRecord,
         capture.SourceRecord,
         capture.WatermarkRecord,
     ]
@@ -148,7 +149,7 @@ def columns(heading: str) -> dict[str, str]:
 
 
 def test_every_column_of_the_lake_is_documented_with_its_type() -> None:
-    from undrift.capture.records import labels_table, predictions_table, source_table
+    from undrift.capture.records import events_table, labels_table, predictions_table, source_table
     from undrift.data.contract import Contract, Field
     from undrift.data.features import Feature, FeatureView, Source, Transform
     from undrift.develop.bundle import Interface
@@ -170,6 +171,7 @@ def test_every_column_of_the_lake_is_documented_with_its_type() -> None:
 
     assert columns("predictions_<model>") == types(predictions_table(interface, []))
     assert columns("labels_<model>") == types(labels_table([]))
+    assert columns("events_<model>") == types(events_table([]))
     own = {field.name for field in contract.fields}
     source = types(source_table(Source(name="s", contract=contract, time="t"), []))
     assert columns("source_<name>") == {name: kind for name, kind in source.items() if name not in own}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from undrift.capture.capture import LabelRecord, PredictionRecord, SourceRecord, WatermarkRecord
+from undrift.capture.capture import EventRecord, LabelRecord, PredictionRecord, SourceRecord, WatermarkRecord
 from undrift.capture.spool import SpoolReader
 from undrift.ids import to_micros
 from undrift.inference.router import pick
@@ -302,3 +302,31 @@ def test_it_has_loaded_neither_tables_nor_training(live: Server, tmp_path: Path)
     assert "onnxruntime" in mapped
     for heavy in ("pyarrow", "duckdb", "deltalake", "sklearn", "scipy", "sqlalchemy"):
         assert f"/{heavy}/" not in mapped
+
+
+def test_business_events_are_captured_with_their_unit_and_refused_where_they_are_wrong(live: Server) -> None:
+    at = {"event_time": "2013-04-02T00:00:00+00:00"}
+    sent = [
+        {"id": "e1", "unit": 7, "name": "purchase", "value": 12.5, **at},
+        {"id": "e2", "unit": "u", "name": "click", **at},
+    ]
+    assert live.client.post("/v1/models/flights/events", json={"events": sent}).json() == {"accepted": 2}
+    records = [r for r in captured(live) if isinstance(r, EventRecord)]
+    assert [(r.model, r.id, r.unit, r.name, r.value) for r in records] == [
+        ("flights", "e1", "7", "purchase", 12.5),
+        ("flights", "e2", "u", "click", 1.0),
+    ]
+    assert {r.event_time for r in records} == {to_micros(START + timedelta(days=1))}
+    good = sent[0]
+    wrong = [
+        ({**good, "id": ""}, "$.events[0].id"),
+        ({k: v for k, v in good.items() if k != "unit"}, "$.events[0]"),
+        ({**good, "value": "much"}, "$.events[0].value"),
+        ({**good, "event_time": "2013-04-02T00:00:00"}, "$.events[0].event_time"),
+        ({k: v for k, v in good.items() if k != "event_time"}, "$.events[0].event_time"),
+    ]
+    for entry, path in wrong:
+        refused = live.client.post("/v1/models/flights/events", json={"events": [entry]})
+        assert (refused.status_code, refused.json()["path"]) == (400, path)
+    assert live.client.post("/v1/models/nobody/events", json={"events": sent}).status_code == 404
+    assert len([r for r in captured(live) if isinstance(r, EventRecord)]) == 2, "nothing of what was refused"

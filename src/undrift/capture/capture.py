@@ -27,6 +27,7 @@ from undrift.ids import new_id
 from undrift.settings import ServeSettings
 
 __all__ = [
+    "EventRecord",
     "LabelRecord",
     "PredictionRecord",
     "Record",
@@ -79,6 +80,18 @@ class LabelRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     received_at: int
 
 
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="e"):
+    """A business event of a unit: what it did (``name``), how much (``value``), when; ``id`` makes it count once."""
+
+    model: str
+    id: str
+    unit: str
+    name: str
+    value: float
+    event_time: int
+    received_at: int
+
+
 class SourceRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="s"):
     """One row of a source. ``id``: what the sender calls it, so that sent twice it counts once ('': no guard)."""
 
@@ -95,7 +108,7 @@ class WatermarkRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     received_at: int
 
 
-Record = PredictionRecord | LabelRecord | SourceRecord | WatermarkRecord
+Record = PredictionRecord | LabelRecord | EventRecord | SourceRecord | WatermarkRecord
 
 _encoder: Final = msgspec.msgpack.Encoder()
 

@@ -16,8 +16,15 @@ from typing import Any, Final, Protocol
 import msgspec
 import pyarrow as pa
 
-from undrift.capture.capture import LabelRecord, PredictionRecord, Record, SourceRecord, WatermarkRecord
-from undrift.capture.records import labels_table, predictions_table, source_table
+from undrift.capture.capture import (
+    EventRecord,
+    LabelRecord,
+    PredictionRecord,
+    Record,
+    SourceRecord,
+    WatermarkRecord,
+)
+from undrift.capture.records import events_table, labels_table, predictions_table, source_table
 from undrift.capture.spool import Chunk, SpoolReader
 from undrift.data.features import Source
 from undrift.develop.bundle import Manifest
@@ -68,6 +75,7 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
 
     predictions: int = 0
     labels: int = 0
+    events: int = 0
     sources: int = 0
     repeated: int = 0
     watermark: int | None = None
@@ -78,7 +86,7 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def rows(self) -> int:
         """All rows together."""
-        return self.predictions + self.labels + self.sources
+        return self.predictions + self.labels + self.events + self.sources
 
 
 class _Placed(msgspec.Struct, gc=False):
@@ -97,7 +105,7 @@ class Ingest:
     Parameters
     ----------
     spool : the folder that server processes write to.
-    lake : where rows go, in tables ``predictions_<model>``, ``labels_<model>`` and ``source_<name>``.
+    lake : where rows go, in tables ``predictions_<model>``, ``labels_<model>``, ``events_<model>``, ``source_<name>``.
     journal : remembers ids that are in the lake, and the watermark (of the wall clock once a second at most).
     manifest_of : the manifest of a revision, which says the types of inputs and features.
     sources : the declared sources by name; may be replaced between cycles.
@@ -177,7 +185,7 @@ class Ingest:
                         tables.setdefault(table, []).append(placed)
         if self._waits(tables, announced):
             return Ingested(watermark=self._watermark)
-        counts = {"predictions": 0, "labels": 0, "source": 0}
+        counts = {"predictions": 0, "labels": 0, "events": 0, "source": 0}
         repeated = 0
         for table in sorted(tables):
             landed = self._land(table, tables[table])
@@ -195,6 +203,7 @@ class Ingest:
         return Ingested(
             predictions=counts["predictions"],
             labels=counts["labels"],
+            events=counts["events"],
             sources=counts["source"],
             repeated=repeated,
             watermark=self._watermark,
@@ -268,6 +277,8 @@ class Ingest:
             return source_table(source, [each.record for each in placed])
         if kind == "labels":
             return labels_table([each.record for each in placed])
+        if kind == "events":
+            return events_table([each.record for each in placed])
         by_revision: dict[str, list[PredictionRecord]] = {}
         for each in placed:
             by_revision.setdefault(each.record.revision, []).append(each.record)
@@ -325,6 +336,8 @@ class Ingest:
         if isinstance(record, LabelRecord):
             key = f"l:{record.model}/{record.prediction_id}@{record.event_time}={record.label}"
             return f"labels_{record.model}", key, record.event_time
+        if isinstance(record, EventRecord):
+            return f"events_{record.model}", f"e:{record.model}/{record.id}", record.event_time
         if isinstance(record, SourceRecord):
             source = self.sources.get(record.source)
             known = record.row.get(source.known_at) if source is not None else None

@@ -1,7 +1,7 @@
 """Captured records as the Arrow tables that the lake keeps, typed by the contract and not by the values seen.
 
-``predictions_<model>``, ``labels_<model>`` and ``source_<name>``; each has a ``date`` by which it is partitioned. A
-struct without any field is left out, because Parquet cannot hold it.
+``predictions_<model>``, ``labels_<model>``, ``events_<model>`` and ``source_<name>``; each has a ``date`` by which it
+is partitioned. A struct without any field is left out, because Parquet cannot hold it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from undrift.capture.capture import LabelRecord, PredictionRecord, SourceRecord
+from undrift.capture.capture import EventRecord, LabelRecord, PredictionRecord, SourceRecord
 from undrift.data.contract import FieldType
 from undrift.data.features import Source
 from undrift.develop.bundle import Interface
 from undrift.ids import to_micros
 
-__all__ = ["labels_table", "predictions_table", "source_table"]
+__all__ = ["events_table", "labels_table", "predictions_table", "source_table"]
 
 DAY: Final = 86_400_000_000
 TIME: Final = pa.timestamp("us", "UTC")
@@ -70,6 +70,21 @@ def labels_table(records: Sequence[LabelRecord]) -> pa.Table:
             "prediction_id": _column(records, lambda r: r.prediction_id, pa.string()),
             "label": _column(records, lambda r: r.label if isinstance(r.label, str) else None, pa.string()),
             "value": _column(records, lambda r: None if isinstance(r.label, str) else r.label, pa.float64()),
+            "event_time": _column(records, lambda r: r.event_time, TIME),
+            "received_at": _column(records, lambda r: r.received_at, TIME),
+        }
+    )
+
+
+def events_table(records: Sequence[EventRecord]) -> pa.Table:
+    """Rows of ``events_<model>``: business events, joined to predictions by ``unit``."""
+    return pa.table(
+        {
+            "date": _days(record.event_time for record in records),
+            "event_id": _column(records, lambda r: r.id, pa.string()),
+            "unit": _column(records, lambda r: r.unit, pa.string()),
+            "name": _column(records, lambda r: r.name, pa.string()),
+            "value": _column(records, lambda r: r.value, pa.float64()),
             "event_time": _column(records, lambda r: r.event_time, TIME),
             "received_at": _column(records, lambda r: r.received_at, TIME),
         }

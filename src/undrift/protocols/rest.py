@@ -6,9 +6,10 @@ Bytes in, rows out; answers in, bytes out. Paths, headers and sockets stand in s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -28,11 +29,13 @@ from undrift.ids import from_micros, to_micros
 from undrift.inference.endpoint import Endpoint, Row
 
 __all__ = [
+    "EventEntry",
     "LabelEntry",
     "encode",
     "error_body",
     "label_of",
     "micros_of",
+    "read_events",
     "read_labels",
     "read_source",
     "read_tensors",
@@ -83,6 +86,20 @@ class LabelEntry(msgspec.Struct):
     event_time: datetime | int | None = None
 
 
+class EventEntry(msgspec.Struct):
+    """One business event as it is sent; ``value`` is 1 if absent, so that a sum counts; ``event_time`` as of labels."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    unit: Annotated[str, msgspec.Meta(min_length=1)] | int
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    value: float = 1.0
+    event_time: datetime | int | None = None
+
+
+class _Events(msgspec.Struct):
+    events: list[EventEntry]
+
+
 class _Labels(msgspec.Struct):
     labels: list[LabelEntry]
 
@@ -96,6 +113,7 @@ class _Watermark(msgspec.Struct):
 
 
 _infer: Final = msgspec.json.Decoder(_Infer)
+_events: Final = msgspec.json.Decoder(_Events)
 _labels: Final = msgspec.json.Decoder(_Labels)
 _source_rows: Final = msgspec.json.Decoder(_SourceRows)
 _watermark: Final = msgspec.json.Decoder(_Watermark)
@@ -140,6 +158,15 @@ def read_tensors(decoder: Decoder, body: bytes) -> tuple[list[dict[str, Any]], s
 def read_labels(body: bytes) -> list[LabelEntry]:
     """The entries of ``{"labels": [{"id": ..., "label": ..., "event_time": ...}]}``."""
     found: list[LabelEntry] = _decode(_labels, body).labels
+    return found
+
+
+def read_events(body: bytes) -> list[EventEntry]:
+    """The entries of ``{"events": [{"id", "unit", "name", "value", "event_time"}]}``."""
+    found: list[EventEntry] = _decode(_events, body).events
+    for place, entry in enumerate(found):
+        if not math.isfinite(entry.value):
+            raise RequestError(f"a finite number was expected, not {entry.value}", path=f"$.events[{place}].value")
     return found
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from importlib import metadata
 from typing import Any, Final, NamedTuple
 
-from undrift.capture.capture import LabelRecord, Recorder, SourceRecord, WatermarkRecord
+from undrift.capture.capture import EventRecord, LabelRecord, Recorder, SourceRecord, WatermarkRecord
 from undrift.errors import CaptureError, NotFoundError, RequestError, StateError, UndriftError
 from undrift.ids import new_id
 from undrift.inference.endpoint import Answered, Call, Endpoint
@@ -111,6 +112,8 @@ class Gateway:
                 get = (self._model, name, "model")
             case ["v1", "models", name, "labels"]:
                 post = (self._labels, name, "labels")
+            case ["v1", "models", name, "events"]:
+                post = (self._events, name, "events")
             case ["v1", "sources", name]:
                 post = (self._source, name, "source")
             case ["v1", "watermark"]:
@@ -250,10 +253,7 @@ class Gateway:
         now = request.call.received_at
         records = []
         for place, entry in enumerate(rest.read_labels(request.body)):
-            path = f"$.labels[{place}].event_time"
-            if entry.event_time is None and self._event_mode:
-                raise RequestError("the label's time was expected, because time.mode = 'event'", path=path)
-            at = now if entry.event_time is None else rest.micros_of(entry.event_time, path)
+            at = self._happened(entry.event_time, now, "label", f"$.labels[{place}].event_time")
             label = rest.label_of(interface, entry, place)
             records.append(
                 LabelRecord(
@@ -264,6 +264,31 @@ class Gateway:
             await self._recorder.write(records, required=True)
             self._meters.labels.labels(request.name).inc(len(records))
         return _Reply(200, rest.encode({"accepted": len(records)}), "labels")
+
+    def _happened(self, told: datetime | int | None, now: int, what: str, path: str) -> int:
+        """The microsecond at which something sent to us happened; now where nobody says and time is the wall clock."""
+        if told is not None:
+            return rest.micros_of(told, path)
+        if self._event_mode:
+            raise RequestError(f"the {what}'s time was expected, because time.mode = 'event'", path=path)
+        return now
+
+    async def _events(self, request: _Request) -> _Reply:
+        self._endpoint(request.name)
+        now = request.call.received_at
+        records = []
+        for place, entry in enumerate(rest.read_events(request.body)):
+            at = self._happened(entry.event_time, now, "event", f"$.events[{place}].event_time")
+            records.append(
+                EventRecord(
+                    model=request.name, id=entry.id, unit=str(entry.unit), name=entry.name, value=entry.value,
+                    event_time=at, received_at=now,
+                )
+            )  # fmt: skip
+        if records:
+            await self._recorder.write(records, required=True)
+            self._meters.events.labels(request.name).inc(len(records))
+        return _Reply(200, rest.encode({"accepted": len(records)}), "events")
 
     async def _source(self, request: _Request) -> _Reply:
         endpoint = self._placement.sources.get(request.name)

@@ -77,6 +77,7 @@ class Meters:
         )
         self.refused = Counter("undrift_refused", "Requests refused, by reason.", ["reason"], registry=registry)
         self.labels = Counter("undrift_labels", "Labels accepted.", ["model"], registry=registry)
+        self.events = Counter("undrift_events", "Business events accepted.", ["model"], registry=registry)
         self.source_rows = Counter("undrift_source_rows", "Rows of sources accepted.", ["source"], registry=registry)
         self.uncaptured = Counter(
             "undrift_uncaptured_records", "Records that could not be written to the spool.", registry=registry
