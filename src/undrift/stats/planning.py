@@ -24,8 +24,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    deviation : standard deviation of the metric over units, > 0; for a rate p it is sqrt(p (1 - p)), for a ratio that of
-        its linearised units, and with a pre-period covariate of correlation r it shrinks by sqrt(1 - r^2).
+    deviation : standard deviation of the metric over units, > 0; for a rate p it is sqrt(p (1 - p)), for a ratio that
+        of its linearised units, and with a pre-period covariate of correlation r it shrinks by sqrt(1 - r^2).
     alpha : chance of a false finding in (0, 1), over all looks; divide it by the number of tests that share it.
     power : wanted chance to find the effect, in (0, 1).
     one_sided : the question is "worse by more than" (a guardrail) or "better" (an objective), not "different".
@@ -144,7 +144,7 @@ def days_needed(
 
 
 def _needed(design: Design, effect: float) -> float:
-    """Information at which the smallest effect is `effect`: reach depends on nothing but alpha when tuned to the end."""
+    """Information at which the smallest effect is `effect`: tuned to the end, the reach depends on alpha alone."""
     _positive(effect)
     at_one = smallest_effect(design, 1.0)
     return (at_one / effect) ** 2
