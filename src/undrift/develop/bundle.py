@@ -149,6 +149,7 @@ def write_bundle(
     trained: Mapping[str, Any] | None = None,
     fed: Fed = "single",
     outputs: Sequence[str] = (),
+    beside: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write all files of a bundle into an empty folder, the manifest last.
 
@@ -157,6 +158,7 @@ def write_bundle(
     models : file content by format, one of them the serving ``format``.
     profile : the reference profile as JSON text.
     code : source text by module name, for every module that the interface's transforms name.
+    beside : further files by name, as importance.py makes them.
 
     Raises
     ------
@@ -172,6 +174,7 @@ def write_bundle(
         GOLDEN_FILE: msgspec.json.encode(list(golden)),
         **{MODEL_FILES[name]: content for name, content in models.items()},
         **{f"code/{name}.py": text.encode() for name, text in (code or {}).items()},
+        **(beside or {}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in parts.items():

@@ -28,6 +28,7 @@ from undrift.develop.bundle import (
     write_bundle,
 )
 from undrift.develop.compile import Compiled, Parity, Predict, compile_model, run_onnx
+from undrift.develop.importance import BACKGROUND_FILE, IMPORTANCE_FILE, Background, importance_of
 from undrift.develop.performance import Performance, Scored
 from undrift.develop.rows import ask, encode, in_order, native_rows, table_columns
 from undrift.develop.trust import save_model
@@ -131,6 +132,9 @@ def pack(
         inputs=Profile.of(inputs_of.select([i.name for i in interface.inputs])),
         outcomes=Profile.of(_outcomes(scored, label)),
     )
+    explaining, problem = _explaining(interface, predict, inputs_of, columns, outputs)
+    if problem:
+        said["unexplained"] = problem
     with tempfile.TemporaryDirectory(prefix="undrift-bundle-") as name:
         written = write_bundle(
             Path(name),
@@ -145,6 +149,7 @@ def pack(
             trained=said,
             fed=fed,
             outputs=outputs,
+            beside=explaining,
         )
         digest = artifacts.put(Path(name))
     return Packed(digest, written, scored)
@@ -178,6 +183,21 @@ def _forms(
     if problem is not None:
         raise problem
     return msgspec.structs.replace(manifest, format=kept), native, models, said
+
+
+def _explaining(
+    interface: Interface, predict: Predict, inputs_of: pa.Table, columns: Mapping[str, Any], outputs: Sequence[str]
+) -> tuple[dict[str, bytes], str]:
+    """The files that explanations need, and why one of them could not be made."""
+    background = Background.of_table(interface, inputs_of)
+    files = {BACKGROUND_FILE: msgspec.json.encode(background)}
+    try:
+        found = importance_of(
+            interface, lambda given: in_order(interface, predict(given), outputs), background, columns
+        )
+    except PredictionError as error:  # a model that refuses mixtures of rows can serve, and is not explained
+        return files, f"no importance: {error.message}"
+    return {**files, IMPORTANCE_FILE: msgspec.json.format(msgspec.json.encode(found), indent=1)}, ""
 
 
 def _outcomes(scored: Scored, label: NDArray[Any] | None) -> pa.Table:
