@@ -65,7 +65,9 @@ class Background(msgspec.Struct, frozen=True, kw_only=True):
     replaced: tuple[str, ...] = ()
 
     @classmethod
-    def of_table(cls, interface: Interface, table: pa.Table, *, rows: int = BACKGROUND_ROWS, seed: int = 0) -> Background:
+    def of_table(
+        cls, interface: Interface, table: pa.Table, *, rows: int = BACKGROUND_ROWS, seed: int = 0
+    ) -> Background:
         """Rows drawn from those a model was trained on.
 
         Parameters
@@ -91,7 +93,8 @@ class Background(msgspec.Struct, frozen=True, kw_only=True):
         ------
         CorruptModelError : it cannot be read.
         """
-        return _read(folder / BACKGROUND_FILE, cls)
+        found: Background | None = _read(folder / BACKGROUND_FILE, cls)
+        return found
 
     def encoded(self, inputs: Sequence[Input]) -> dict[str, NDArray[Any]]:
         """The columns as arrays: text as objects, numbers as float64 with NaN."""
@@ -144,7 +147,8 @@ def read_importance(folder: Path) -> Importance | None:
     ------
     CorruptModelError : it cannot be read.
     """
-    return _read(folder / IMPORTANCE_FILE, Importance)
+    found: Importance | None = _read(folder / IMPORTANCE_FILE, Importance)
+    return found
 
 
 def _read(path: Path, kind: type[Any]) -> Any:
@@ -159,8 +163,9 @@ def _read(path: Path, kind: type[Any]) -> Any:
 def group_of(interface: Interface) -> dict[str, str]:
     """Where each input comes from: ``request``, or the name of a feature view or transform."""
     own = {i.name: "request" for i in interface.inputs}
-    computed = {f.name: made.name for made in (*interface.views, *interface.transforms) for f in made.outputs}
-    return {name: computed.get(name, group) for name, group in own.items()}
+    looked_up = {f.name: view.name for view in interface.views for f in view.outputs}
+    computed = {f.name: transform.name for transform in interface.transforms for f in transform.outputs}
+    return {**own, **looked_up, **computed}
 
 
 def target_of(interface: Interface, raw: Floats, label: str = "") -> int:
@@ -188,7 +193,9 @@ def ask_mixtures(raw: Raw, against: Columns, row: Columns, column: int | None) -
     return answers
 
 
-def importance_of(interface: Interface, raw: Raw, background: Background, rows: Columns, *, seed: int = 0) -> Importance:
+def importance_of(
+    interface: Interface, raw: Raw, background: Background, rows: Columns, *, seed: int = 0
+) -> Importance:
     """Mean absolute Shapley values of the score over rows the model was not trained on.
 
     At most 100 rows are explained, each against 10 background rows, and fewer where there are many inputs: the model

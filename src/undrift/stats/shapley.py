@@ -93,7 +93,7 @@ def shapley(
 
 
 def _walk(answers: Mixture, d: int, rows: NDArray[np.intp], rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """What each input changes on the way from some background rows to the row and back, shape (n, d), and their answers.
+    """What each input changes on the way from background rows to the row and back, shape (n, d), and their answers.
 
     The way back turns the inputs in the order of the way there, so it passes the mixtures of the reversed order.
     """
@@ -101,7 +101,7 @@ def _walk(answers: Mixture, d: int, rows: NDArray[np.intp], rng: np.random.Gener
     orders = np.argsort(rng.random((n, d)), axis=1)
     rank = np.empty_like(orders)
     np.put_along_axis(rank, orders, np.broadcast_to(np.arange(d), (n, d)), axis=1)
-    step = np.arange(2 * d)[None, :, None]  # 0..d-1: the first `step` are turned; d..2d-1: the first `step - d` are back
+    step = np.arange(2 * d)[None, :, None]  # below d the first `step` are turned, then the first `step - d` are back
     turned = np.where(step < d, rank[:, None, :] < step, rank[:, None, :] >= step - d)
     take = np.where(turned, OWN, rows[:, None, None]).reshape(n * 2 * d, d)
     told = np.asarray(answers(take), dtype=np.float64).reshape(n, 2 * d)
