@@ -20,6 +20,7 @@ from undrift.capture.capture import Recorder, SpoolWriter
 from undrift.develop.tracking import MlflowTracking
 from undrift.ids import to_micros
 from undrift.project import Project, open_project
+from undrift.serving.connection import Head, Request
 from undrift.serving.gateway import Gateway
 from undrift.serving.placement import Placement
 from undrift.serving.supervisor import serve_folder
@@ -94,19 +95,10 @@ class Service:
 
     def ask(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
         """The status and the answer of a POST."""
-        sent: list[dict[str, Any]] = []
-        data = json.dumps(body).encode()
-        names = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": data}
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
-        scope = {"type": "http", "method": "POST", "path": path, "headers": names}
-        self._loop.run_until_complete(self._app(scope, receive, send))
-        return sent[0]["status"], json.loads(sent[1]["body"])
+        names = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+        request = Request("POST", path.encode(), names, json.dumps(body).encode())
+        reply = self._app.refuse(Head(*request[:3])) or self._loop.run_until_complete(self._app.answer(request))
+        return reply.status, json.loads(reply.body)
 
     def close(self) -> None:
         self._writer.close()

@@ -197,10 +197,6 @@ def test_changing_the_table_under_load_fails_and_mixes_nothing(serve: Serve, rou
     assert set(choices.values()) == {"r-one", "r-two"}
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known defect: under load a drain resets connections that the kernel queued and nobody accepted",
-)
 def test_ending_the_server_under_load_fails_no_request_that_it_took(
     serve: Serve, routed: Routed, bundles: dict[str, Path], tmp_path: Path
 ) -> None:

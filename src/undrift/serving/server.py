@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -16,14 +15,14 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import uvicorn
 
 from undrift.capture.capture import Recorder, SpoolWriter
 from undrift.errors import UndriftError
 from undrift.serving.gateway import Gateway
+from undrift.serving.listener import Listener, refuse_new
 from undrift.serving.placement import Placement
 from undrift.serving.supervisor import serve_folder, supervise
 from undrift.serving.telemetry import Meters, notice
@@ -31,41 +30,7 @@ from undrift.settings import Settings, find, load
 
 __all__ = ["run"]
 
-LINGER_SECONDS: Final = 0.3
 HOUSEKEEPING_SECONDS: Final = 1.0
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that drains: after a signal it takes no new connections and asks the old ones to close as they answer."""
-
-    def __init__(self, config: uvicorn.Config, app: Gateway) -> None:
-        super().__init__(config)
-        self._app = app
-        self._drained_at = 0.0
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begin to drain; the signal is not raised again at the end, so that the exit code says how it went."""
-        self._app.draining = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second."""
-        if self._app.draining:
-            now = time.monotonic()
-            if not self._drained_at:
-                notice("draining", connections=len(self.server_state.connections))
-                for server in self.servers:
-                    server.close()
-                self._drained_at = now + LINGER_SECONDS
-            # a request that is on its way on an idle connection is still answered
-            return now > self._drained_at or not self.server_state.connections
-        return await super().on_tick(counter)
-
-
-class _Notices(logging.Handler):
-    """What uvicorn logs, as lines like all others."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        notice("http", level=record.levelname.lower(), message=record.getMessage())
 
 
 async def _housekeeping(meters: Meters, writer: SpoolWriter) -> None:
@@ -91,23 +56,17 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
     )
     placement = Placement(settings, folder, meters)
     app = Gateway(settings, placement, Recorder(writer, serve), meters)
-    config = uvicorn.Config(
-        app,
-        loop="none",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(serve.drain_seconds)),
-    )
-    server = _Server(config, app)
+    listener = Listener(app, listening, max_body=serve.max_body_bytes, slow_seconds=serve.timeout_ms / 1000)
+    told_to_end = asyncio.Event()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sig, told_to_end.set)
     notice("started", worker=number)
     tasks = [asyncio.create_task(placement.follow()), asyncio.create_task(_housekeeping(meters, writer))]
     try:
-        await server.serve(sockets=[listening])
+        await listener.start()
+        await told_to_end.wait()
+        notice("draining", connections=len(listener.connections))
+        await listener.drain(serve.drain_seconds)
     finally:
         for task in tasks:
             task.cancel()
@@ -117,10 +76,11 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
         notice("ended", worker=number)
 
 
-def _outlive_nobody(patience: float) -> None:
+def _outlive_nobody(patience: float, listening: socket.socket) -> None:
     """Wait for the end of standard input, which is the end of the supervisor; then drain, or end without."""
     while os.read(0, 4096):
         pass
+    refuse_new(listening)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(patience + 1.0)
     os._exit(1)
@@ -158,13 +118,12 @@ def main(arguments: Iterable[str] | None = None) -> int:
         line += part
     settings = msgspec.json.decode(line, type=Settings)
     patience = settings.serve.drain_seconds + 1.0
-    threading.Thread(target=_outlive_nobody, args=(patience,), daemon=True, name="supervisor-watch").start()
-    logger = logging.getLogger("uvicorn.error")
-    logger.addHandler(_Notices())
-    logger.setLevel(logging.WARNING)
+    listening = socket.socket(fileno=options.socket)
+    watch = threading.Thread(target=_outlive_nobody, args=(patience, listening), daemon=True, name="supervisor-watch")
+    watch.start()
     import uvloop
 
-    uvloop.run(_work(settings, options.worker, socket.socket(fileno=options.socket)))
+    uvloop.run(_work(settings, options.worker, listening))
     return 0
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from undrift.errors import ServeError, StateError
+from undrift.serving.listener import refuse_new
 from undrift.serving.telemetry import notice
 from undrift.settings import Settings
 
@@ -70,7 +71,8 @@ def supervise(settings: Settings, command: Sequence[str]) -> int:
                         hint="The lines above say why.",
                     )
         finally:
-            listening.close()  # before the workers drain, so that nobody waits in a queue that is not served
+            refuse_new(listening)  # for the workers too: they share the socket, and accept what is queued on it
+            listening.close()
             _end(workers, settings.serve.drain_seconds)
             for path in (folder / "address.json", *(folder / f"{worker.pid}.json" for worker in workers)):
                 path.unlink(missing_ok=True)

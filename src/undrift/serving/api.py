@@ -1,0 +1,234 @@
+"""The HTTP interface of the data plane: what each path does with a request that HTTP itself finds no fault with.
+
+Shapes on the wire stand in protocols/, answering in inference/endpoint.py, sockets in connection.py. Another protocol
+brings a list of paths of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from importlib import metadata
+from typing import Any
+
+from undrift.capture.capture import EventRecord, LabelRecord, Recorder, SourceRecord, WatermarkRecord
+from undrift.errors import CaptureError, NotFoundError, RequestError, StateError
+from undrift.inference.endpoint import Answered, Call, Endpoint
+from undrift.protocols import rest
+from undrift.serving.connection import Reply
+from undrift.serving.paths import Asked, Path
+from undrift.serving.placement import Placement
+from undrift.serving.telemetry import Meters, notice
+from undrift.settings import Settings
+
+__all__ = ["Api"]
+
+
+class Api:
+    """The handlers of one process.
+
+    Parameters
+    ----------
+    settings : whether time is event time.
+    placement : the endpoints and sources to answer from.
+    recorder : what captures records before an answer leaves.
+    """
+
+    def __init__(self, settings: Settings, placement: Placement, recorder: Recorder, meters: Meters) -> None:
+        self.draining = False
+        self._event_mode = settings.time.mode == "event"
+        self._placement, self._recorder, self._meters = placement, recorder, meters
+
+    def paths(self) -> list[Path]:
+        """The lines of the table that these handlers fill."""
+        return [
+            Path("POST", "/v1/models/{name}:predict", self._predict, "predict", abandon=True),
+            Path("GET", "/v1/models/{name}", self._model, "model"),
+            Path("POST", "/v1/models/{name}/labels", self._labels, "labels"),
+            Path("POST", "/v1/models/{name}/events", self._events, "events"),
+            Path("POST", "/v1/sources/{name}", self._source, "source"),
+            Path("POST", "/v1/watermark", self._watermark, "watermark"),
+            Path("POST", "/v2/models/{name}/infer", self._infer, "infer", abandon=True),
+            Path("GET", "/v2/models/{name}", self._model_v2, "model"),
+            Path("GET", "/v2/models/{name}/ready", self._model_ready, "health"),
+            Path("GET", "/v2", self._about, "about"),
+            Path("GET", "/v2/", self._about, "about"),
+            Path("GET", "/v2/health/live", self._live, "health"),
+            Path("GET", "/healthz", self._live, "health"),
+            Path("GET", "/v2/health/ready", self._ready, "health"),
+            Path("GET", "/readyz", self._ready, "health"),
+            Path("GET", "/metrics", self._metrics, "metrics"),
+        ]
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The endpoint of a model.
+
+        Raises
+        ------
+        StateError : it is not loaded yet.
+        NotFoundError : there is none of that name.
+        """
+        endpoint = self._placement.endpoints.get(name)
+        if endpoint is not None:
+            return endpoint
+        if not self._placement.ready or name in self._placement.problems:
+            raise StateError(f"model {name[:100]!r} is not loaded yet.", hint="See /readyz for the reason.")
+        known = ", ".join(sorted(self._placement.endpoints)) or "none"
+        raise NotFoundError(f"there is no model {name[:100]!r} here; known: {known}.")
+
+    async def answered(self, endpoint: Endpoint, rows: list[dict[str, Any]], call: Call) -> Answered:
+        """Answer rows that the endpoint's decoder has read, and capture them; what every protocol ends in.
+
+        Raises
+        ------
+        ModelError : the champion failed; that is captured too.
+        CaptureError : they could not be captured and must be.
+        OverloadError, DeadlineError : see `Endpoint.answer`.
+        """
+        answered = await endpoint.answer(rows, call, self._placement.online)
+        self._count(endpoint.route.model, answered)
+        try:
+            if not await self._recorder.write(answered.records):
+                self._meters.uncaptured.inc(len(answered.records))
+        except CaptureError:
+            self._meters.uncaptured.inc(len(answered.records))
+            raise
+        if answered.failure is not None:
+            notice("model error", model=endpoint.route.model, request_id=call.request_id, why=answered.failure.message)
+            raise answered.failure
+        return answered
+
+    def _count(self, model: str, answered: Answered) -> None:
+        counts: dict[tuple[str, str, bool], int] = {}
+        for record in answered.records:
+            key = (str(record.version), record.variant, record.error is None)
+            counts[key] = counts.get(key, 0) + 1
+        for (version, variant, fine), n in counts.items():
+            if fine:
+                self._meters.predictions.labels(model, version, variant).inc(n)
+            else:
+                self._meters.failures.labels(model, version, variant, "model_error").inc(n)
+        flagged = sum(1 for row in answered.rows if row.violations)
+        if flagged:
+            self._meters.flagged.labels(model).inc(flagged)
+
+    async def _predict(self, asked: Asked) -> Reply:
+        endpoint = self.endpoint(asked.name)
+        rows = endpoint.champion.decoder.instances(asked.body)
+        answered = await self.answered(endpoint, rows, asked.call)
+        body = rest.v1_answer(endpoint.interface, answered.rows, asked.call.request_id)
+        return Reply(200, body, epoch=endpoint.epoch)
+
+    async def _infer(self, asked: Asked) -> Reply:
+        endpoint = self.endpoint(asked.name)
+        rows, asked_id = rest.read_tensors(endpoint.champion.decoder, asked.body)
+        answered = await self.answered(endpoint, rows, asked.call)
+        known_id = asked_id or asked.call.request_id
+        body = rest.v2_answer(endpoint.interface, asked.name, answered.rows, known_id)
+        return Reply(200, body, epoch=endpoint.epoch)
+
+    async def _labels(self, asked: Asked) -> Reply:
+        interface = self.endpoint(asked.name).interface
+        now = asked.call.received_at
+        records = []
+        for place, entry in enumerate(rest.read_labels(asked.body)):
+            at = self._happened(entry.event_time, now, "label", f"$.labels[{place}].event_time")
+            label = rest.label_of(interface, entry, place)
+            records.append(
+                LabelRecord(model=asked.name, prediction_id=str(entry.id), label=label, event_time=at, received_at=now)
+            )
+        if records:
+            await self._recorder.write(records, required=True)
+            self._meters.labels.labels(asked.name).inc(len(records))
+        return Reply(200, rest.encode({"accepted": len(records)}))
+
+    def _happened(self, told: datetime | int | None, now: int, what: str, path: str) -> int:
+        """The microsecond at which something sent to us happened; now where nobody says and time is the wall clock."""
+        if told is not None:
+            return rest.micros_of(told, path)
+        if self._event_mode:
+            raise RequestError(f"the {what}'s time was expected, because time.mode = 'event'", path=path)
+        return now
+
+    async def _events(self, asked: Asked) -> Reply:
+        self.endpoint(asked.name)
+        now = asked.call.received_at
+        records = []
+        for place, entry in enumerate(rest.read_events(asked.body)):
+            at = self._happened(entry.event_time, now, "event", f"$.events[{place}].event_time")
+            records.append(
+                EventRecord(
+                    model=asked.name, id=entry.id, unit=str(entry.unit), name=entry.name, value=entry.value,
+                    event_time=at, received_at=now,
+                )
+            )  # fmt: skip
+        if records:
+            await self._recorder.write(records, required=True)
+            self._meters.events.labels(asked.name).inc(len(records))
+        return Reply(200, rest.encode({"accepted": len(records)}))
+
+    async def _source(self, asked: Asked) -> Reply:
+        endpoint = self._placement.sources.get(asked.name)
+        if endpoint is None:
+            if not self._placement.ready:
+                raise StateError(f"source {asked.name[:100]!r} is not known yet.", hint="See /readyz for the reason.")
+            known = ", ".join(sorted(self._placement.sources)) or "none"
+            raise NotFoundError(f"there is no source {asked.name[:100]!r} here; known: {known}.")
+        rows = rest.read_source(endpoint.decoder, asked.body)
+        key = asked.headers.get(b"idempotency-key", b"").decode("latin-1")
+        now = asked.call.received_at
+        # the online store first: what it holds is replaced by the same when the caller tries again
+        for view, values in endpoint.online_rows(rows):
+            if self._placement.online is None:
+                raise StateError("the online store is not available.", hint="See /readyz for the reason.")
+            await asyncio.to_thread(self._placement.online.put, view, values)
+        records = [
+            SourceRecord(source=asked.name, row=row, received_at=now, id=f"{key}/{place}" if key else "")
+            for place, row in enumerate(rows)
+        ]
+        if records:
+            await self._recorder.write(records, required=True)
+            self._meters.source_rows.labels(asked.name).inc(len(records))
+        return Reply(200, rest.encode({"accepted": len(records)}))
+
+    async def _watermark(self, asked: Asked) -> Reply:
+        if not self._event_mode:
+            raise RequestError("watermarks are for time.mode = 'event'; here the wall clock tells the time")
+        at = rest.read_watermark(asked.body)
+        await self._recorder.write([WatermarkRecord(event_time=at, received_at=asked.call.received_at)], required=True)
+        return Reply(200, rest.encode({"accepted": 1}))
+
+    async def _model(self, asked: Asked) -> Reply:
+        return Reply(200, rest.v1_metadata(self.endpoint(asked.name)))
+
+    async def _model_v2(self, asked: Asked) -> Reply:
+        return Reply(200, rest.v2_metadata(self.endpoint(asked.name)))
+
+    async def _model_ready(self, asked: Asked) -> Reply:
+        self.endpoint(asked.name)
+        return Reply(200, rest.encode({"name": asked.name, "ready": True}))
+
+    async def _about(self, asked: Asked) -> Reply:
+        about = {"name": "undrift", "version": metadata.version("undrift"), "extensions": []}
+        return Reply(200, rest.encode(about))
+
+    async def _live(self, asked: Asked) -> Reply:
+        return Reply(200, rest.encode({"live": True}))
+
+    async def _ready(self, asked: Asked) -> Reply:
+        placement = self._placement
+        ready = placement.ready and not self.draining
+        models = {
+            name: {"epoch": endpoint.epoch, "champion": endpoint.route.champion, "candidate": endpoint.route.candidate}
+            for name, endpoint in placement.endpoints.items()
+        }
+        body = {
+            "ready": ready, "draining": self.draining, "epoch": placement.epoch, "models": models,
+            "problems": placement.problems, "uncaptured": self._recorder.lost,
+        }  # fmt: skip
+        return Reply(200 if ready else 503, rest.encode(body))
+
+    async def _metrics(self, asked: Asked) -> Reply:
+        for name, endpoint in self._placement.endpoints.items():
+            self._meters.waiting.labels(name).set(sum(r.batcher.waiting for r in endpoint.revisions.values()))
+        return Reply(200, self._meters.exposition(), type=b"text/plain; version=0.0.4; charset=utf-8")
