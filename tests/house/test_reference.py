@@ -66,9 +66,9 @@ def served_paths() -> set[str]:
     found = set()
     for file in (ROOT / "src/undrift/serving").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Path":
-                if len(node.args) >= 4:  # not pathlib's
-                    found.add(re.sub(r"\{\w+\}", "*", str(ast.literal_eval(node.args[1]))).rstrip("/"))
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Path"
+            if called and len(node.args) >= 4:  # not pathlib's
+                found.add(re.sub(r"\{\w+\}", "*", str(ast.literal_eval(node.args[1]))).rstrip("/"))
     return found
 
 
