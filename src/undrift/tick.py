@@ -30,6 +30,7 @@ from undrift.improve.triggers import consider
 from undrift.monitor.alerts import decide as decide_alerts
 from undrift.monitor.alerts import open_incidents
 from undrift.monitor.drift import MOST_CELLS, Reference
+from undrift.monitor.performance import Expected, expectations
 from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
 from undrift.project import Project
 from undrift.shadows import shadow_evidence
@@ -170,19 +171,14 @@ def _releases(project: Project, model: str, now: datetime) -> list[tuple[datetim
 
 
 @lru_cache(maxsize=8)
-def _expectations(folder: str) -> tuple[dict[str, Reference], dict[str, float]]:
+def _expectations(folder: str) -> tuple[dict[str, Reference], dict[str, Expected]]:
     """What a bundle says of its inputs and outcomes in training, and of its losses on the held-out rows."""
     profiles = Profiles.read(Path(folder))
     columns = {**profiles.inputs.columns, **profiles.outcomes.columns}
     columns.pop("prediction", None)
     reference = {name: _reference(column) for name, column in columns.items()}
     performance = Performance.expected(read_manifest(Path(folder), verify=False))
-    expected: dict[str, float] = {}
-    if performance is not None:
-        expected = {name: estimate.value for name, estimate in performance.losses.items()}
-        for segment, losses in performance.segments.items():
-            expected.update({f"{name}[{segment}]": moments.mean for name, moments in losses.items()})
-    return reference, expected
+    return reference, expectations(performance) if performance is not None else {}
 
 
 def _reference(column: ColumnProfile) -> Reference:

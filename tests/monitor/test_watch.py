@@ -21,6 +21,7 @@ from undrift.monitor.alerts import decide
 from undrift.monitor.drift import Reference, reference_of
 from undrift.monitor.frames import columns_of
 from undrift.monitor.monitors import Monitor
+from undrift.monitor.performance import Expected
 from undrift.monitor.watch import Scene, look_back, watch
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
@@ -45,14 +46,15 @@ MONITORS = (
 Stream = Callable[..., pa.Table]
 
 
-def learnt(stream: Stream, seed: int) -> tuple[dict[str, Reference], dict[str, float]]:
+def learnt(stream: Stream, seed: int) -> tuple[dict[str, Reference], dict[str, Expected]]:
     """What the ninety days before the first of April teach."""
     past = stream(90, seed=seed, first=-90)
     reference = {name: reference_of(values) for name, values in columns_of(past).items()}
     loss = values_of(past, INTERFACE, ["brier"])["brier"]
     carrier = np.array(pc.struct_field(past["inputs"], "carrier").to_pylist())
-    expected = {"brier": float(np.nanmean(loss))}
-    expected |= {f"brier[carrier={c}]": float(np.nanmean(loss[carrier == c])) for c in ("UA", "DL", "AA", "HA")}
+    expected = {"brier": Expected(float(np.nanmean(loss)))}
+    for c in ("UA", "DL", "AA", "HA"):
+        expected[f"brier[carrier={c}]"] = Expected(float(np.nanmean(loss[carrier == c])))
     return reference, expected
 
 

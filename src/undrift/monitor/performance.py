@@ -1,34 +1,73 @@
 """Performance on labelled rows against the loss the version was expected to have.
 
 The loss of a window is compared with the reference loss of the version's gate, beyond a practical share of it. Days
-differ (a storm makes every flight of a day hard), so the interval comes from sums per day, not from rows. Days of known
-silent or feed incidents are left out: what they show is the fault, not decay.
+differ (a storm makes every flight of a day hard), so both intervals come from sums per day, not from rows; the
+reference was measured too, and a small hold-out may flatter. Days of known silent or feed incidents are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from undrift.deploy.evidence import segment_columns, values_of
 from undrift.develop.bundle import Interface
+from undrift.develop.performance import Performance
 from undrift.finding import Finding, Interval, Verdict, Window
 from undrift.monitor.frames import inside, micros, outside
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
+from undrift.stats.summary import Estimate
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["decay_under_fault", "judge_performance", "metric_of"]
+__all__ = ["Expected", "decay_under_fault", "expectations", "judge_performance", "metric_of"]
 
 FEWEST_ROWS: Final = 100
 DAY: Final = 86_400_000_000
 
 Floats = NDArray[np.float64]
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """The loss a version leads to expect, and the standard error with which that was measured; infinite if unknown."""
+
+    value: float
+    error: float = 0.0
+
+
+def expectations(performance: Performance) -> dict[str, Expected]:
+    """The expected loss of each metric, and of each segment as ``metric[carrier=UA]``.
+
+    The error of the whole follows from its interval over days. That of a segment is of its rows, raised by as much as
+    days raise that of the whole (the design effect, Kish 1965).
+    """
+    found: dict[str, Expected] = {}
+    raised: dict[str, float] = {}
+    for metric, estimate in performance.losses.items():
+        error = _error(estimate)
+        moments = performance.moments[metric]
+        plain = sqrt(moments.variance / moments.n) if moments.n > 1 else 0.0
+        raised[metric] = max(1.0, error / plain) if plain > 0 and isfinite(error) else 1.0
+        found[metric] = Expected(estimate.value, error)
+    for segment, losses in performance.segments.items():
+        for metric, moments in losses.items():
+            error = raised[metric] * sqrt(moments.variance / moments.n) if moments.n > 1 else float("inf")
+            found[f"{metric}[{segment}]"] = Expected(moments.mean, error)
+    return found
+
+
+def _error(estimate: Estimate) -> float:
+    """Half an interval over the normal quantile: never below the standard error that made it."""
+    from scipy.special import ndtri
+
+    return estimate.half_width / float(ndtri((1 + estimate.level) / 2))
 
 
 def metric_of(monitor: Monitor, interface: Interface) -> str:
@@ -41,7 +80,7 @@ def judge_performance(
     interface: Interface,
     rows: pa.Table,
     version: int,
-    expected: Mapping[str, float],
+    expected: Mapping[str, Expected],
     now: datetime,
     *,
     tick: timedelta = timedelta(days=1),
@@ -65,11 +104,11 @@ def judge_performance(
     times = micros(rows, "event_time")
     mine = (rows["version"].to_numpy() == version) & outside(times, spoiled)
     loss = values_of(rows, interface, [metric])[metric]
-    groups: list[tuple[dict[str, str], NDArray[np.bool_], float]] = [({}, mine, expected[metric])]
+    groups: list[tuple[dict[str, str], NDArray[np.bool_], Expected]] = [({}, mine, expected[metric])]
     if monitor.by_segment:
         for name, (codes, names) in segment_columns(rows, interface).items():
             groups += [
-                ({name: value}, mine & (codes == code), expected.get(f"{metric}[{name}={value}]", expected[metric]))
+                ({name: value}, mine & (codes == code), expected[f"{metric}[{name}={value}]"])
                 for code, value in enumerate(names)
                 if f"{metric}[{name}={value}]" in expected
             ]
@@ -84,7 +123,7 @@ def decay_under_fault(
     monitor: Monitor,
     interface: Interface,
     rows: pa.Table,
-    expected: Mapping[str, float],
+    expected: Mapping[str, Expected],
     fault: Window,
 ) -> Finding | None:
     """The loss inside the window of a fault, if it is beyond the practical size: not decay of the model, but damage.
@@ -98,10 +137,10 @@ def decay_under_fault(
     n = int(held.sum())
     if n < FEWEST_ROWS or metric not in expected:
         return None
-    value = float(loss[held].mean())
-    if value <= expected[metric] * (1 + monitor.size):
+    value, usual = float(loss[held].mean()), expected[metric].value
+    if value <= usual * (1 + monitor.size):
         return None
-    why = f"{metric} was {value:.4g} from {n} rows since, {value / expected[metric] - 1:.0%} above the expected"
+    why = f"{metric} was {value:.4g} from {n} rows since, {value / usual - 1:.0%} above the expected"
     return found(monitor, Verdict.INCONCLUSIVE, why, name=metric, value=value, n=n, window=fault, explained=True)
 
 
@@ -110,27 +149,30 @@ def _judge(
     metric: str,
     series: tuple[NDArray[np.int64], Floats],
     which: NDArray[np.bool_],
-    reference: float,
+    reference: Expected,
     terms: tuple[float, dict[str, str], timedelta],
     window: Window,
 ) -> Finding:
     """Beyond the practical size with confidence at k of the last n ticks."""
     alpha, segment, tick = terms
-    bound = reference * (1 + monitor.size)
+    bound = reference.value * (1 + monitor.size)
+    unsure = reference.error * (1 + monitor.size)
     beyond, first = 0, None
     value, lower, n = float("nan"), float("nan"), 0
     for back in reversed(range(monitor.lasting.n)):
         end = window.end - back * tick
-        value, lower, n = _mean(series, which & inside(series[0], end - monitor.span, end), alpha)
+        value, lower, n = _mean(series, which & inside(series[0], end - monitor.span, end), alpha, unsure)
         if lower > bound:
             beyond += 1
             first = first or end
     if not np.isfinite(value):
         why = f"{metric}: {n} labelled rows in {window}, too few to say"
         return found(monitor, Verdict.INCONCLUSIVE, why, name=metric, value=0.0, n=n, window=window, segment=segment)
+    if not isfinite(unsure):
+        why = f"{metric} is {value:.4g}, and what was to be expected was measured on too few rows to say"
+        return found(monitor, Verdict.INCONCLUSIVE, why, name=metric, value=value, n=n, window=window, segment=segment)
     bad = lower > bound and beyond >= monitor.lasting.k
-    change = value / reference - 1
-    size = f"{abs(change):.0%} {'above' if change >= 0 else 'below'} the expected {reference:.4g}"
+    size = _against(value, reference.value)
     why = f"{metric} is {value:.4g}, {size} (at least {lower:.4g}; {n} rows, tolerated {bound:.4g})"
     return found(
         monitor,
@@ -144,13 +186,26 @@ def _judge(
         interval=Interval(lower, float("inf"), 1 - alpha),
         onset=first,
         cause=f"{metric} decayed" if bad else "",
-        expected=reference,
+        expected=reference.value,
+        expected_error=reference.error,
         lingers=bool(value > bound),
     )
 
 
-def _mean(series: tuple[NDArray[np.int64], Floats], which: NDArray[np.bool_], alpha: float) -> tuple[float, float, int]:
-    """Mean, one-sided lower bound by days (ratio of sums with Student's t), rows."""
+def _against(value: float, expected: float) -> str:
+    if not expected:
+        return f"expected {expected:.4g}"
+    change = value / expected - 1
+    return f"{abs(change):.0%} {'above' if change >= 0 else 'below'} the expected {expected:.4g}"
+
+
+def _mean(
+    series: tuple[NDArray[np.int64], Floats], which: NDArray[np.bool_], alpha: float, unsure: float
+) -> tuple[float, float, int]:
+    """Mean, one-sided lower bound by days (ratio of sums with Student's t), rows.
+
+    What the bound is held against has the standard error ``unsure``, which is independent and adds in squares.
+    """
     from scipy.special import stdtrit
 
     times, loss = series
@@ -163,5 +218,5 @@ def _mean(series: tuple[NDArray[np.int64], Floats], which: NDArray[np.bool_], al
     mean = float(loss[held].mean())
     # residual of each day's sum: the linearised ratio of sums, so that days of many rows count as such
     residual = np.bincount(days, weights=loss[held] - mean)
-    se = float(np.sqrt(np.square(residual).sum() * count / (count - 1)) / n)
+    se = float(np.hypot(np.sqrt(np.square(residual).sum() * count / (count - 1)) / n, unsure))
     return mean, mean - float(stdtrit(count - 1, 1 - alpha)) * se, n

@@ -19,7 +19,7 @@ from undrift.monitor.causes import explain, ranked
 from undrift.monitor.drift import Reference, judge_drift
 from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.performance import decay_under_fault, judge_performance
+from undrift.monitor.performance import Expected, decay_under_fault, judge_performance
 from undrift.monitor.silent import judge_silent
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Scene:
     version: int
     sources: Mapping[str, tuple[Source, pa.Table]] = field(default_factory=dict)
     reference: Mapping[str, Reference] = field(default_factory=dict)
-    expected: Mapping[str, float] = field(default_factory=dict)
+    expected: Mapping[str, Expected] = field(default_factory=dict)
     changes: Sequence[tuple[datetime, str]] = ()
     importance: Mapping[str, float] | None = None
     tick: timedelta = timedelta(days=1)
