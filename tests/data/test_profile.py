@@ -64,7 +64,7 @@ def test_quantiles_have_exact_ends() -> None:
     found = column.quantiles([0.0, 0.5, 1.0])
     assert (found[0], found[2]) == (x.min(), x.max())
     assert abs((x < found[1]).mean() - 0.5) < 0.02
-    assert np.isnan(Profile.of({"x": ["a"]}).columns["x"].quantiles([0.5])).all()
+    assert np.isnan(Profile.of({"x": pa.nulls(2, pa.string())}).columns["x"].quantiles([0.5])).all()
 
 
 def test_a_profile_survives_its_text() -> None:
@@ -120,3 +120,45 @@ def test_a_negative_zero_is_a_zero() -> None:
     assert Profile.of({"x": [0.0, -0.0]}) == Profile.of({"x": [-0.0, 0.0]})
     assert Profile.of({"x": [0.0, -0.0]}).columns["x"].top == (("0.0", 2),)
     assert str(Profile.of({"x": [-0.0]}).columns["x"].minimum) == "0.0"
+
+
+def test_texts_are_known_by_length_and_shape_too() -> None:
+    column = Profile.of({"x": ["UA-1234", "DL-7", "Zürich  9", None, "", "DL-8"]}).columns["x"]
+    assert dict(column.shapes.counts) == {"a-9": 3, "a 9": 1, "": 1}
+    assert (column.minimum, column.maximum, column.moments.mean) == (0.0, 9.0, pytest.approx(24 / 5))
+    assert column.distinct.estimate == 5.0
+    again = Profile.of({"x": pa.array(["UA-1234", "DL-7", "Zürich  9", None, "", "DL-8"]).dictionary_encode()})
+    assert again.columns["x"] == column
+
+
+def test_a_stream_has_the_profile_of_the_whole_table() -> None:
+    rng = np.random.default_rng(9)
+    n = 700_000
+    table = pa.table({"x": rng.normal(size=n), "k": rng.integers(0, 5, n), "s": rng.choice(["a", "b", "c"], n)})
+    reference = Profile.of(table.slice(0, 1000))
+    whole = Profile.of(table, edges_from=reference)
+    for source in (
+        table,
+        table.to_batches(10_000),
+        pa.RecordBatchReader.from_batches(table.schema, table.to_batches()),
+    ):
+        found = Profile.stream(source, edges_from=reference)
+        assert found.n == n
+        for name, column in found.columns.items():
+            for field in ("n", "counts", "minimum", "maximum", "distinct"):
+                assert getattr(column, field) == getattr(whole.columns[name], field), (name, field)
+            assert column.moments.mean == pytest.approx(whole.columns[name].moments.mean, abs=1e-9)
+    assert Profile.stream([]) == Profile()
+    # without a reference the first part gives the edges
+    assert Profile.stream(table).columns["x"].edges == Profile.of(table.slice(0, 1 << 18)).columns["x"].edges
+
+
+def test_a_profile_of_a_later_format_is_refused() -> None:
+    text = Profile.of({"x": [1.0]}).to_json().replace('"format":2', '"format":9')
+    with pytest.raises(DataError, match="format 9"):
+        Profile.from_json(text)
+
+
+def test_what_an_older_format_does_not_know_is_empty() -> None:
+    old = '{"n":1,"columns":{"x":{"kind":"string","n":1,"common":{"counts":{"a":1},"capacity":256}}},"format":1}'
+    assert Profile.from_json(old).columns["x"].distinct.estimate == 0.0

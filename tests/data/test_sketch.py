@@ -6,11 +6,12 @@ from functools import reduce
 from operator import add
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undrift.data.sketch import FrequentValues, QuantileSketch
+from undrift.data.sketch import DistinctValues, FrequentValues, QuantileSketch
 
 RANKS = np.linspace(0.01, 0.99, 99)
 
@@ -74,3 +75,30 @@ def test_true_counts_lie_within_the_stated_bounds(parts: list[dict[str, int]], c
         assert found.counts.get(value, 0) <= count <= found.counts.get(value, 0) + found.missed
     if len(truth) <= capacity:
         assert (found.counts, found.missed) == (truth, 0)
+
+
+def test_few_different_values_are_counted_exactly_and_many_within_four_standard_errors() -> None:
+    assert DistinctValues.of(np.arange(255.0)).estimate == 255.0
+    for n in (1_000, 30_000, 400_000):
+        for seed in range(3):
+            x = np.random.default_rng(seed).normal(size=n)
+            assert DistinctValues.of(np.concatenate([x, x])).estimate == pytest.approx(n, rel=4 * 0.063)
+            texts = pa.array([f"customer {seed}/{i}" for i in range(n // 10)])
+            assert DistinctValues.of_texts(texts).estimate == pytest.approx(n / 10, rel=4 * 0.063)
+
+
+def test_different_values_add_up_exactly_in_any_order() -> None:
+    x = np.random.default_rng(2).integers(0, 5_000, 20_000).astype(float)
+    parts = [DistinctValues.of(part) for part in np.array_split(x, 7)]
+    forward, backward = parts[0], parts[-1]
+    for part in parts[1:]:
+        forward += part
+    for part in parts[-2::-1]:
+        backward += part
+    assert forward == backward == DistinctValues.of(x)
+
+
+def test_texts_hash_by_what_they_say_and_not_where_they_stand() -> None:
+    texts = pa.array(["", "a", "ab", "ba", "aa", "ä", "", "a"])
+    assert DistinctValues.of_texts(texts).estimate == 6.0
+    assert DistinctValues.of_texts(texts.slice(2, 3)) == DistinctValues.of_texts(pa.array(["ab", "ba", "aa"]))

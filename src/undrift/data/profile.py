@@ -1,12 +1,13 @@
 """The profile: what a table looked like, in a few kilobytes that merge with ``+``.
 
 All monitoring runs on profiles, built batch by batch; the reference travels with the model version, so raw reference
-data is not needed. No thresholds are chosen and no distances taken here (stats/distance.py takes the histograms).
+data is not needed. How a column is counted stands in tally.py; no distances are taken here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from itertools import pairwise
 from typing import Any, Final, Literal
@@ -14,30 +15,35 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from undrift.data.sketch import FrequentValues, QuantileSketch
+from undrift.data.sketch import DistinctValues, FrequentValues, QuantileSketch
 from undrift.errors import DataError
 from undrift.stats.summary import Moments
 
-__all__ = ["ColumnProfile", "Profile"]
+__all__ = ["ColumnProfile", "Kind", "Profile"]
 
 Floats = NDArray[np.float64]
 Kind = Literal["string", "integer", "number", "boolean", "timestamp"]
 
-_BINS: Final = 20
+_FORMAT: Final = 2
 _TEXTS: Final = 256
-_NUMBERS: Final = 32
+_PART: Final = 1 << 18
+"""Rows of a part when a stream is read."""
+_MANY: Final = 50_000
+"""Rows from which columns are counted side by side: sorting lets go of the interpreter."""
+_THREADS: Final = 4
 
 
 class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One column: counts, moments, quantiles, histogram and the values that occur most.
+    """One column: counts, moments, quantiles, histogram, the values that occur most, and how many different ones.
 
     ``n`` counts rows, ``nulls`` those without a value (NaN too), ``infinite`` those that are plus or minus infinity;
-    everything else is of the finite values. Timestamps are microseconds since 1970 UTC, booleans 0 and 1. ``counts``
-    has one bin more than there are ``edges``: below the first, then from each edge (included) to the next. ``common``
-    names integers and floats as Python writes them, booleans ``true`` and ``false``.
+    everything else is of the finite values. Timestamps are microseconds since 1970 UTC, booleans 0 and 1; of strings,
+    moments, extremes, quantiles and histogram are of their lengths in characters. ``counts`` has one bin more than
+    there are ``edges``: below the first, then from each edge (included) to the next. ``common`` names integers and
+    floats as Python writes them, booleans ``true`` and ``false``. ``shapes`` of strings: runs of letters as ``a``, of
+    digits as ``9``.
     """
 
     kind: Kind
@@ -51,6 +57,8 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     edges: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
     common: FrequentValues = FrequentValues({}, _TEXTS)
+    distinct: DistinctValues = DistinctValues()
+    shapes: FrequentValues = FrequentValues({}, 32)
 
     @property
     def values(self) -> int:
@@ -95,7 +103,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         return np.diff([0.0, *below, float(self.values)])
 
     def quantiles(self, qs: ArrayLike) -> Floats:
-        """The values at ranks ``qs`` in [0, 1]; 0 and 1 are the exact extremes; NaN without values or for text."""
+        """The values at ranks ``qs`` in [0, 1]; 0 and 1 are the exact extremes; NaN without values."""
         asked = np.asarray(qs, dtype=np.float64)
         found = self.sketch.quantiles(asked)
         if self.minimum is not None and self.maximum is not None and self.sketch.n:
@@ -128,19 +136,21 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             edges=self.edges or other.edges,
             counts=tuple(a + b for a, b in zip(mine, theirs, strict=True)) if mine and theirs else mine or theirs,
             common=self.common + other.common,
+            distinct=self.distinct + other.distinct,
+            shapes=self.shapes + other.shapes,
         )
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """A table, column by column; ``+`` is the profile of both tables together, whatever the order or grouping.
 
-    Counts, extremes, histograms and (up to their capacity) frequent values come out the same in any grouping; moments
-    within rounding, quantiles within the error of the sketch.
+    Counts, extremes, histograms, different values and (up to their capacity) frequent values come out the same in any
+    grouping; moments within rounding, quantiles within the error of the sketch. Processes and machines agree.
     """
 
     n: int = 0
     columns: dict[str, ColumnProfile] = {}
-    format: int = 1
+    format: int = _FORMAT
 
     @classmethod
     def of(cls, table: Any, *, edges_from: Profile | None = None) -> Profile:
@@ -156,12 +166,35 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         ------
         DataError : a column that is no plain value (lists, structs): flatten or leave it out.
         """
+        from undrift.data.tally import tally
+
         rows = table if isinstance(table, pa.Table) else pa.table(table)
         known = edges_from.columns if edges_from is not None else {}
-        columns = {
-            name: _column(name, rows[name], known[name].edges if name in known else None) for name in rows.column_names
-        }
-        return cls(n=rows.num_rows, columns=columns)
+
+        def one(name: str) -> ColumnProfile:
+            return tally(name, rows[name], known[name].edges if name in known else None)
+
+        names = rows.column_names
+        if rows.num_rows < _MANY or len(names) < 2:
+            return cls(n=rows.num_rows, columns={name: one(name) for name in names})
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return cls(n=rows.num_rows, columns=dict(zip(names, pool.map(one, names), strict=True)))
+
+    @classmethod
+    def stream(cls, source: Any, *, edges_from: Profile | None = None) -> Profile:
+        """The profile of rows that come one batch after the other, in memory that does not grow with them.
+
+        Parameters
+        ----------
+        source : anything with the Arrow stream interface, or an iterable of record batches or tables.
+        edges_from : as in `of`. Without it the first quarter of a million rows give the edges.
+        """
+        total, edges = cls(), edges_from
+        for part in _parts(source):
+            found = cls.of(part, edges_from=edges)
+            edges = edges if edges is not None else found
+            total += found
+        return total
 
     @classmethod
     def total(cls, profiles: Sequence[Profile]) -> Profile:
@@ -169,6 +202,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return reduce(lambda a, b: a + b, profiles, cls())
 
     def __add__(self, other: Profile) -> Profile:
+        if not (self.columns and other.columns):  # nothing to add up; rows without columns only count
+            whole = self if self.columns else other
+            if self.n + other.n == whole.n:
+                return whole
         columns = {
             name: _lacking(self, other, name) + _lacking(other, self, name)
             for name in dict.fromkeys([*self.columns, *other.columns])
@@ -185,12 +222,38 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises
         ------
-        DataError : the text is no profile.
+        DataError : the text is no profile, or one of a later format.
         """
         try:
-            return msgspec.json.decode(text, type=cls)
+            found = msgspec.json.decode(text, type=cls)
         except msgspec.DecodeError as error:
             raise DataError(f"the text is no profile: {error}.") from error
+        if found.format > _FORMAT:
+            raise DataError(
+                f"the profile is of format {found.format}; this version reads up to {_FORMAT}.",
+                hint="A later undrift wrote it: update this one.",
+            )
+        return found
+
+
+def _parts(source: Any) -> Iterator[pa.Table]:
+    """The rows in tables of about a quarter of a million."""
+    batches: Iterable[Any]
+    if hasattr(source, "__arrow_c_stream__"):
+        batches = source.to_batches(_PART) if isinstance(source, pa.Table) else pa.RecordBatchReader.from_stream(source)
+    else:
+        batches = source
+    held: list[pa.Table] = []
+    rows = 0
+    for batch in batches:
+        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else pa.table(batch)
+        held.append(table)
+        rows += table.num_rows
+        if rows >= _PART:
+            yield pa.concat_tables(held)
+            held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 def _lacking(profile: Profile, other: Profile, name: str) -> ColumnProfile:
@@ -200,80 +263,3 @@ def _lacking(profile: Profile, other: Profile, name: str) -> ColumnProfile:
         return found
     like = other.columns[name]
     return ColumnProfile(kind=like.kind, n=profile.n, nulls=profile.n, common=FrequentValues({}, like.common.capacity))
-
-
-def _column(name: str, column: pa.ChunkedArray, edges: tuple[float, ...] | None) -> ColumnProfile:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = _kind(name, column.type)
-    n = len(column)
-    missing = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type))
-    values = column.filter(pc.invert(missing))
-    nulls = n - len(values)
-    if kind == "string":
-        common = FrequentValues.of(_counted(values.cast(pa.string()), _TEXTS), _TEXTS)
-        return ColumnProfile(kind=kind, n=n, nulls=nulls, common=common)
-    numbers = _numbers(values, kind)
-    finite = numbers[np.isfinite(numbers)] + 0.0
-    if edges is None:
-        edges = _edges(finite)
-    names: Mapping[str, int] = _counted(values, _NUMBERS) if kind != "timestamp" else {}
-    if kind == "boolean":
-        names = {value.lower(): count for value, count in names.items()}
-    return ColumnProfile(
-        kind=kind,
-        n=n,
-        nulls=nulls,
-        infinite=len(values) - int(finite.size),
-        minimum=float(finite.min()) if finite.size else None,
-        maximum=float(finite.max()) if finite.size else None,
-        moments=Moments.of(finite),
-        sketch=QuantileSketch.of(finite) if kind != "boolean" else QuantileSketch(),
-        edges=edges,
-        counts=tuple(np.bincount(np.searchsorted(edges, finite, side="right"), minlength=len(edges) + 1).tolist()),
-        common=FrequentValues.of(names, _NUMBERS),
-    )
-
-
-def _kind(name: str, kind: pa.DataType) -> Kind:
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return "string"
-    if pa.types.is_boolean(kind):
-        return "boolean"
-    if pa.types.is_integer(kind):
-        return "integer"
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
-        return "number"
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return "timestamp"
-    raise DataError(f"the column {name!r} holds {kind}, of which no profile can be made: flatten it or leave it out.")
-
-
-def _numbers(values: pa.ChunkedArray, kind: Kind) -> Floats:
-    if kind == "timestamp":
-        zone = values.type.tz if pa.types.is_timestamp(values.type) else None
-        values = values.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
-    return np.asarray(values.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-
-
-def _counted(values: pa.ChunkedArray, capacity: int) -> dict[str, int]:
-    """How often the most frequent values occur, infinities left out; one more than the capacity.
-
-    That one is the first left out, whose count FrequentValues takes off; with ties it does not matter which it is.
-    """
-    if pa.types.is_decimal(values.type) or pa.types.is_null(values.type):
-        values = values.cast(pa.float64(), safe=False)
-    if pa.types.is_floating(values.type):
-        values = pc.add(values.filter(pc.is_finite(values)), pa.scalar(0.0, values.type))  # a negative zero is a zero
-    counts = pc.value_counts(values)
-    order = pc.sort_indices(counts.field("counts"), sort_keys=[("", "descending")])[: capacity + 1]
-    names, numbers = (counts.field(part).take(order).to_pylist() for part in ("values", "counts"))
-    return {str(name): number for name, number in zip(names, numbers, strict=True)}
-
-
-def _edges(finite: Floats) -> tuple[float, ...]:
-    """Inner quantiles as edges, fewer where they coincide."""
-    if not finite.size:
-        return ()
-    quantiles = np.quantile(finite, np.linspace(0, 1, _BINS + 1)[1:-1], method="inverted_cdf")
-    return tuple(float(edge) for edge in np.unique(quantiles))
