@@ -1,7 +1,7 @@
 """One column counted: from an Arrow column to its ColumnProfile.
 
 Values are sorted once; histogram, quantiles, frequent values, distinct values and extremes all follow from the order.
-What a profile holds, and how profiles add up, stands in profile.py.
+What a profile holds, and how profiles add up, stands in column.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from undrift.data.profile import ColumnProfile, Kind
+from undrift.data.column import ColumnProfile, Kind
 from undrift.data.sketch import DistinctValues, FrequentValues, QuantileSketch
 from undrift.errors import DataError
 from undrift.stats.summary import Moments
