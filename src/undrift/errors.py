@@ -19,6 +19,7 @@
     │   ├── LeaseLostError       another worker took the job over
     │   ├── BrokenChainError     the event log was altered after it was written
     │   └── CaptureError         a record could not be written to the spool
+    ├── DeliveryError            a receiver of alerts did not take a notice
     └── ServeError               the server cannot start or stay up
 
 A message says what was seen, where, what was expected and what to do. No transport stands here: app/api.py and
@@ -38,6 +39,7 @@ __all__ = [
     "DataError",
     "DeadlineError",
     "DeclarationError",
+    "DeliveryError",
     "LeaseLostError",
     "MissingExtraError",
     "ModelError",
@@ -179,6 +181,10 @@ class BrokenChainError(StateError):
 
 class CaptureError(StateError):
     """A record could not be written to the spool."""
+
+
+class DeliveryError(UndriftError):
+    """A receiver of alerts did not take a notice: it will be tried again."""
 
 
 class ServeError(UndriftError):

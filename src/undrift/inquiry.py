@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from undrift.capture.ingest import TAKEN_IN, WATERMARK
+from undrift.delivery import permissions, sinks_status
 from undrift.errors import NotFoundError
 from undrift.event import Event
 from undrift.ids import from_micros
@@ -42,7 +43,7 @@ def status(project: Project) -> dict[str, Any]:
 
     Returns
     -------
-    dict with keys ``project``, ``now``, ``models``, ``serving``, ``work``.
+    dict with keys ``project``, ``now``, ``models``, ``serving``, ``work``, ``sinks``.
     """
     journal = project.journal
     rollouts = journal.items("rollout")
@@ -65,6 +66,10 @@ def status(project: Project) -> dict[str, Any]:
             "rollout": running[0] if running else None,
             "incidents": open_incidents(incidents, name),
             "retrain": journal.get("retrain", name),
+            "paging": {
+                monitor: {"may": found.may, "why": found.why}
+                for monitor, found in permissions(project, name, model.monitors).items()
+            },
         }
     return {
         "project": project.settings.project.name,
@@ -76,6 +81,7 @@ def status(project: Project) -> dict[str, Any]:
             "ticked": _moment(journal.get_setting("ticked")),
             "jobs": project.jobs.counts(),
         },
+        "sinks": sinks_status(project),
     }
 
 

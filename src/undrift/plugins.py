@@ -27,6 +27,14 @@ BUILT_IN: Final[dict[str, dict[str, Plugin]]] = {
     "lake": {"file": Plugin("undrift.state.lake:DeltaLake")},
     "online": {"sqlite": Plugin("undrift.data.online:SqliteOnline")},
     "registry": {"mlflow": Plugin("undrift.develop.registry:MlflowRegistry", "mlflow")},
+    "sink": {
+        "alertmanager": Plugin("undrift.integrations.alertmanager:AlertmanagerSink"),
+        "email": Plugin("undrift.integrations.email:EmailSink"),
+        "log": Plugin("undrift.monitor.notices:LogSink"),
+        "pagerduty": Plugin("undrift.integrations.pagerduty:PagerDutySink"),
+        "slack": Plugin("undrift.integrations.slack:SlackSink"),
+        "webhook": Plugin("undrift.integrations.webhook:WebhookSink"),
+    },
     "tracking": {
         "http": Plugin("undrift.develop.tracking:MlflowTracking", "mlflow"),
         "https": Plugin("undrift.develop.tracking:MlflowTracking", "mlflow"),

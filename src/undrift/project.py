@@ -26,6 +26,7 @@ from undrift.ids import Clock, FixedClock, SystemClock, from_micros, to_micros
 from undrift.improve.triggers import RETRAIN_REDUCERS
 from undrift.inference.router import RoutingTable
 from undrift.monitor.alerts import INCIDENT_REDUCERS
+from undrift.monitor.paging import PAGING_REDUCERS
 from undrift.plugins import resolve
 from undrift.settings import Settings
 from undrift.state.jobs import Jobs
@@ -72,6 +73,7 @@ REDUCERS: tuple[Reducer, ...] = (
     Reducer("dataset", frozenset({"dataset.recorded"}), _dataset_key, _apply_version),
     *ROUTE_REDUCERS,
     *INCIDENT_REDUCERS,
+    *PAGING_REDUCERS,
     *RETRAIN_REDUCERS,
 )
 

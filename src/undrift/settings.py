@@ -20,10 +20,11 @@ import msgspec
 from undrift.errors import SettingsError
 from undrift.ids import duration
 
-__all__ = ["FILE_NAME", "Settings", "find", "load", "secret"]
+__all__ = ["FILE_NAME", "Settings", "SinkSettings", "find", "given", "load", "secret"]
 
 FILE_NAME: Final = "undrift.toml"
 PREFIX: Final = "UNDRIFT_"
+REFERENCES: Final = ("env:", "file:")
 _SCHEME: Final = re.compile(r"^[a-z][a-z0-9+]+:")
 
 
@@ -83,6 +84,33 @@ class WorkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     attempts: int = 3
 
 
+class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One receiver of alerts. ``kind`` is a name at the port "sink"; ``url`` and ``secret`` may be references."""
+
+    kind: str
+    url: str = ""
+    secret: str = ""
+    user: str = ""
+    sender: str = ""
+    to: tuple[str, ...] = ()
+    tls: Literal["starttls", "implicit", "none"] = "starttls"
+    ca_file: str = ""
+    severities: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    monitors: tuple[str, ...] = ()
+    resolved: bool = True
+    timeout_seconds: float = 10.0
+
+
+class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is told of incidents, and how long delivery is tried."""
+
+    sinks: dict[str, SinkSettings] = {}
+    link: str = ""
+    give_up: str = "3d"
+
+
 class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the loader may open. The policy stands here, with the loader, never in the artifact."""
 
@@ -98,6 +126,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     time: TimeSettings = TimeSettings()
     serve: ServeSettings = ServeSettings()
     work: WorkSettings = WorkSettings()
+    alerts: AlertSettings = AlertSettings()
     trust: TrustSettings = TrustSettings()
     root: str = "."
     origins: dict[str, str] = {}
@@ -127,6 +156,7 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "time": TimeSettings,
     "serve": ServeSettings,
     "work": WorkSettings,
+    "alerts": AlertSettings,
     "trust": TrustSettings,
 }
 
@@ -193,12 +223,17 @@ def _typed(section: str, merged: Mapping[str, Any], origins: Mapping[str, str]) 
         try:
             values[key] = msgspec.convert(value, types[key], strict=not origin.startswith(PREFIX))
         except msgspec.ValidationError as error:
-            raise SettingsError(f"{origin}: {section}.{key} = {value!r}: {error}.") from error
+            shown = "" if isinstance(value, dict) else f" = {value!r}"  # a table may hold what nobody should read
+            raise SettingsError(f"{origin}: {section}.{key}{shown}: {error}.") from error
     return kind(**values)
 
 
 def _check_values(settings: Settings) -> None:
-    spans = {"time.tick": settings.time.tick, "time.lateness": settings.time.lateness}
+    spans = {
+        "time.tick": settings.time.tick,
+        "time.lateness": settings.time.lateness,
+        "alerts.give_up": settings.alerts.give_up,
+    }
     for name, text in spans.items():
         try:
             duration(text)
@@ -214,6 +249,14 @@ def _check_values(settings: Settings) -> None:
     for name, value in positive.items():
         if not 0 < value < math.inf:
             raise SettingsError(f"{settings.origins.get(name, 'default')}: {name} = {value} must be a number above 0.")
+    for name, sink in settings.alerts.sinks.items():
+        where = f"{settings.origins.get('alerts.sinks', 'default')}: alerts.sinks.{name}"
+        if sink.secret and not sink.secret.startswith(REFERENCES):
+            raise SettingsError(
+                f"{where}.secret must be a reference, `env:NAME` or `file:PATH`, not the secret itself."
+            )
+        if not 0 < sink.timeout_seconds < math.inf:
+            raise SettingsError(f"{where}.timeout_seconds must be a number above 0.")
     if not 0 <= settings.serve.port <= 65535:
         raise SettingsError(f"{settings.origins.get('serve.port')}: serve.port must be in 0..65535 (0: any free one).")
 
@@ -251,6 +294,11 @@ def load(file: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     settings = Settings(**sections, root=root, origins=origins)
     _check_values(settings)
     return settings
+
+
+def given(text: str, environ: Mapping[str, str] | None = None) -> str:
+    """A text as it stands, or what it refers to where it is ``env:NAME`` or ``file:PATH``."""
+    return secret(text, environ) if text.startswith(REFERENCES) else text
 
 
 def secret(reference: str, environ: Mapping[str, str] | None = None) -> str:

@@ -16,6 +16,7 @@ from undrift.assembly import materialise_views
 from undrift.data.outcomes import outcomes
 from undrift.data.profile import ColumnProfile
 from undrift.declarations import Model
+from undrift.delivery import notices_for
 from undrift.deploy.evidence import collect
 from undrift.deploy.judge import judge_rollout
 from undrift.deploy.rollout import RolloutState, reconcile
@@ -77,12 +78,13 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
     incidents = journal.items("incident")
     scene = _scene(project, model, route, now, tick)
     report = watch(model.monitors, scene, incidents, now)
-    drafts = list(decide_alerts(model.name, model.monitors, incidents, report, now))
+    expect.update({("incident", key): journal.seq_of("incident", key) for key in incidents})
+    drafts = list(decide_alerts(model.name, model.monitors, incidents, report, now, owner=model.owner))
+    asked = notices_for(project, drafts, incidents)
     after = dict(incidents)
     after.update({d.payload["incident"]["fingerprint"]: d.payload["incident"] for d in drafts})
     for state in rollouts:
         drafts += _judge_rollout(project, state, after, now)
-    asked: list[JobDraft] = []
     if model.retrain is not None:
         decision = consider(
             model.retrain,
@@ -93,17 +95,14 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
             now=now,
         )
         drafts += decision.drafts
-        asked = (
-            [
+        if decision.wanted:
+            asked.append(
                 JobDraft(
                     kind="retrain",
                     key=f"retrain:{model.name}:{now.isoformat()}",
                     payload={"model": model.name, "at": now.isoformat(), "why": decision.why},
                 )
-            ]
-            if decision.wanted
-            else []
-        )
+            )
     judged = Draft(
         kind="tick.judged",
         subject=f"model:{model.name}",

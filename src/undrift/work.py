@@ -14,12 +14,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Final
 
 import msgspec
 
 from undrift.capture.ingest import Ingest
 from undrift.data.features import Source
+from undrift.delivery import NOTIFY, deliver, renewals, wait_before
 from undrift.errors import ConflictError, LeaseLostError, UndriftError
 from undrift.event import Draft
 from undrift.ids import duration, from_micros, new_id, to_micros
@@ -33,6 +35,10 @@ __all__ = ["CONDUCTOR", "Worker", "work"]
 
 CONDUCTOR: Final = "conductor"
 KINDS: Final = ("tick", "retrain")
+"""What time waits for; a receiver of alerts that is away delays nothing."""
+ALL_KINDS: Final = (*KINDS, NOTIFY)
+RENEWED_EVERY: Final = 30.0
+"""Seconds between two looks whether receivers that forget are to be told again."""
 LONGEST_PAUSE: Final = 10.0
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 Log = Callable[[str], None]
@@ -50,7 +56,7 @@ class Worker:
     """
 
     def __init__(
-        self, project: Project, *, conduct: bool = True, kinds: Sequence[str] = KINDS, log: Log = lambda line: None
+        self, project: Project, *, conduct: bool = True, kinds: Sequence[str] = ALL_KINDS, log: Log = lambda line: None
     ) -> None:
         self.project = project
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{new_id()[-6:]}"
@@ -64,6 +70,7 @@ class Worker:
         self._fence: int | None = None
         self._ingest: Ingest | None = None
         self._sources: dict[str, Source] | None = None
+        self._renewed = -RENEWED_EVERY
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; a cycle that fails is logged and tried again after a pause that grows to 10 s."""
@@ -117,7 +124,14 @@ class Worker:
             self.log(f"spool segment set aside, its checksums do not hold: {path}")
         if seen.watermark is not None:
             self._plan(from_micros(seen.watermark) - (self.lateness if self._wall else timedelta()))
+        self._renew()
         return bool(seen.rows) or seen.more or seen.due
+
+    def _renew(self) -> None:
+        if self.project.settings.alerts.sinks and monotonic() - self._renewed >= RENEWED_EVERY:
+            self._renewed = monotonic()
+            for draft in renewals(self.project):
+                self.project.jobs.submit(draft)
 
     @property
     def _wall(self) -> bool:
@@ -139,7 +153,7 @@ class Worker:
     def _do(self, job: Job) -> None:
         with self._alive(job):
             try:
-                run = self._tick if job.kind == "tick" else self._retrain
+                run = {"tick": self._tick, "retrain": self._retrain, NOTIFY: self._notify}[job.kind]
                 lines = run(job)
                 self.project.jobs.finish(job, {"lines": lines})
             except LeaseLostError as error:
@@ -164,14 +178,21 @@ class Worker:
         self.project.publish_routes()
         return lines
 
+    def _notify(self, job: Job) -> list[str]:
+        return deliver(self.project, job)
+
     def _failed(self, job: Job, error: Exception) -> None:
         last = job.attempts >= self.project.settings.work.attempts and not isinstance(error, ConflictError)
+        wait: timedelta | None = timedelta(seconds=min(2**job.attempts, 60))
+        if job.kind == NOTIFY:
+            wait = wait_before(self.project, job)
+            last = wait is None
         text = str(error) if isinstance(error, UndriftError) else "".join(traceback.format_exception(error)).strip()
         self.log(f"{job.kind} {job.key} failed (attempt {job.attempts}): {text}")
         try:
             if last:
                 self._give_up(job, error, text)
-            self.project.jobs.fail(job, text, None if last else timedelta(seconds=min(2**job.attempts, 60)))
+            self.project.jobs.fail(job, text, None if last else wait)
         except UndriftError as problem:  # the store is away too: the lease runs out and the job is taken again
             self.log(f"{job.kind}: its failure could not be recorded: {problem}")
 
@@ -233,10 +254,15 @@ def _know_types() -> None:
 def work(settings: Settings, stop: threading.Event, *, log: Log = lambda line: None) -> None:
     """Run a worker process until told to stop: one thread ingests and plans, one judges ticks, one retrains.
 
-    Each has its own connections, so a retrain of an hour delays neither ingest nor judgement.
+    A fourth tells people. Each has its own connections, so a retrain of an hour delays neither ingest nor judgement.
     """
     _know_types()
-    roles: tuple[tuple[bool, tuple[str, ...]], ...] = ((True, ()), (False, ("tick",)), (False, ("retrain",)))
+    roles: tuple[tuple[bool, tuple[str, ...]], ...] = (
+        (True, ()),
+        (False, ("tick",)),
+        (False, ("retrain",)),
+        (False, (NOTIFY,)),
+    )
     failures: list[BaseException] = []
 
     def run(conduct: bool, kinds: tuple[str, ...]) -> None:

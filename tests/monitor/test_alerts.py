@@ -10,9 +10,10 @@ import pytest
 from undrift.errors import ConflictError
 from undrift.event import Draft, seal
 from undrift.finding import Finding, Report, Verdict, Window
-from undrift.monitor.alerts import INCIDENT_REDUCERS, acknowledge, decide, open_incidents, spoiled_windows
+from undrift.monitor.alerts import INCIDENT_REDUCERS, decide, open_incidents, spoiled_windows
 from undrift.monitor.causes import explain, ranked
 from undrift.monitor.monitors import Monitor, found
+from undrift.monitor.response import acknowledge
 
 NOW = datetime(2013, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

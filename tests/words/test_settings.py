@@ -44,7 +44,7 @@ def test_values_from_the_environment_take_the_type_of_the_setting(tmp_path: Path
     [
         ("[serve]\nprot = 9000\n", r"unknown setting serve\.prot; did you mean 'port'\?"),
         ("[server]\nport = 9000\n", r"unknown section \[server\]; did you mean 'serve'\?"),
-        ("[zzz]\n", r"unknown section \[zzz\]; known here: project, stores, time, serve, work, trust"),
+        ("[zzz]\n", r"unknown section \[zzz\]; known here: project, stores, time, serve, work, alerts, trust"),
         ("serve = 3\n", "'serve' must be a section"),
         ('[serve]\nport = "many"\n', r"serve\.port = 'many': Expected `int`"),
         ("[serve]\nport = 9000.5\n", r"serve\.port = 9000\.5: Expected `int`"),
@@ -134,3 +134,19 @@ def test_secrets_are_references(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="must be a reference") as caught:
         secret("hunter2", {})
     assert "hunter2" not in str(caught.value), "what may be the secret itself is not printed"
+
+
+def test_a_secret_that_is_written_out_is_refused_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "undrift.toml"
+    file.write_text('[alerts.sinks.oncall]\nkind = "pagerduty"\nsecret = "R0UT1NG"\n')
+    with pytest.raises(SettingsError, match=r"alerts\.sinks\.oncall\.secret must be a reference") as caught:
+        load(file, {})
+    assert "R0UT1NG" not in str(caught.value)
+
+
+def test_a_misspelt_filter_of_a_sink_is_refused_without_showing_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "undrift.toml"
+    file.write_text('[alerts.sinks.oncall]\nkind = "slack"\nurl = "https://hooks/R0UT1NG"\nseverity = ["high"]\n')
+    with pytest.raises(SettingsError, match="unknown field `severity`") as caught:
+        load(file, {})
+    assert "R0UT1NG" not in str(caught.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,11 @@ from undrift.app.terminal import (
 )
 from undrift.errors import SettingsError
 from undrift.finding import Verdict
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from undrift.project import Project
 
 Task = Literal["binary", "multiclass", "regression"]
 
@@ -157,13 +162,16 @@ def plan(
     \b
         undrift plan
     """  # noqa: D301
+    from rich.console import Group
+
     from undrift import lifecycle
     from undrift.app import render
     from undrift.project import open_project
 
     with open_project(project) as opened:
         changes = lifecycle.plan(opened)
-    show(changes, lambda: render.plan(changes), json=json)
+        told = _paging(opened)
+    show(changes, lambda: Group(render.plan(changes), *told), json=json)
     stop_with(REFUSED if check_only and any(changes.values()) else 0)
 
 
@@ -180,13 +188,30 @@ def apply(
     \b
         undrift apply --why "tighter guardrail after the April incident"
     """  # noqa: D301
+    from rich.console import Group
+
     from undrift import lifecycle
     from undrift.app import render
     from undrift.project import open_project
 
     with open_project(project) as opened, progress("applying"):
         events = lifecycle.apply(opened, actor=actor(who), why=why)
-    show(events, lambda: render.applied(events), json=json)
+        told = _paging(opened)
+    show(events, lambda: Group(render.applied(events), *told), json=json)
+
+
+def _paging(project: Project) -> list[RenderableType]:
+    """Which of the declared monitors may page, where there is anybody to be paged."""
+    import msgspec
+
+    from undrift.app import render_watch
+    from undrift.delivery import permissions
+    from undrift.monitor.notices import INSIDE
+
+    outside = any(sink.kind not in INSIDE for sink in project.settings.alerts.sinks.values())
+    models = project.declarations.models
+    found = {name: permissions(project, name, model.monitors) for name, model in models.items()} if outside else {}
+    return render_watch.paging(msgspec.to_builtins(found), outside=outside)
 
 
 def check(

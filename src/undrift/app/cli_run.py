@@ -158,19 +158,21 @@ def _stopping() -> Iterator[threading.Event]:
 def status(project: ProjectOption = Path(), json: JsonOption = False) -> None:
     """Show where everything stands.
 
-    Champions, rollouts, incidents, retraining, servers, the worker.
+    Champions, rollouts, incidents, retraining, servers, the worker, who is told of alerts.
 
     \b
         undrift status
         undrift status --json | python -c "import json, sys; print(json.load(sys.stdin)['models'])"
     """  # noqa: D301
+    from rich.console import Group
+
     from undrift import inquiry
-    from undrift.app import render
+    from undrift.app import render, render_watch
     from undrift.project import open_project
 
     with open_project(project) as opened:
         found = inquiry.status(opened)
-    show(found, lambda: render.status(found), json=json)
+    show(found, lambda: Group(render.status(found), render_watch.alerting(found)), json=json)
 
 
 def history(

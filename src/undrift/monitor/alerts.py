@@ -1,7 +1,8 @@
 """From findings to incidents: one cause gives one alert, that is opened, updated and resolved, and never repeated.
 
 Findings of one monitor share an incident, with its columns and segments listed. The decision is pure; an incident is
-the projection of its own events, and remembers the windows whose data are not to be trusted.
+the projection of its own events, and remembers the windows whose data are not to be trusted. What people say to an
+incident stands in response.py.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from undrift.errors import ConflictError
 from undrift.event import Draft, Event
 from undrift.finding import Finding, Report, Verdict, Window
+from undrift.ids import content_hash
 from undrift.monitor.monitors import Monitor
 from undrift.state.journal import Reducer
 
-__all__ = ["INCIDENT_REDUCERS", "acknowledge", "decide", "fingerprint", "open_incidents", "spoiled_windows"]
+__all__ = ["INCIDENT_REDUCERS", "decide", "fingerprint", "incident_draft", "open_incidents", "spoiled_windows"]
 
 REMEMBERED: Final = 20
 """How many past windows an incident remembers."""
@@ -31,13 +32,24 @@ def fingerprint(model: str, monitor: Monitor, source: str = "") -> str:
 
 
 def decide(
-    model: str, monitors: Sequence[Monitor], incidents: Mapping[str, Incident], report: Report, now: datetime
+    model: str,
+    monitors: Sequence[Monitor],
+    incidents: Mapping[str, Incident],
+    report: Report,
+    now: datetime,
+    *,
+    owner: str = "",
 ) -> tuple[Draft, ...]:
     """The events that follow from a tick's findings; pure.
 
     An incident opens with the first FAIL, is updated when columns, segments or causes join, and is resolved when its
     monitor finds nothing any more and says so from evidence: silence for want of data resolves nothing. A value still
-    beyond its practical size, though no longer certainly, keeps it open.
+    beyond its practical size, though no longer certainly, keeps it open. When a snooze ends and the incident is still
+    open, it is told again.
+
+    Parameters
+    ----------
+    owner : of the model; incidents of monitors without an owner of their own are theirs.
     """
     drafts: list[Draft] = []
     for monitor in monitors:
@@ -47,7 +59,8 @@ def decide(
         for source in sources:
             found = [f for f in mine if str(f.measurement.detail.get("source", "")) == source]
             key = fingerprint(model, monitor, source)
-            drafts += _one(key, model, monitor, source, incidents.get(key), found, now)
+            drafts += _one(key, model, (monitor, owner), source, incidents.get(key), found, now)
+    drafts += _woken(drafts, model, incidents, now)
     return tuple(_with_damage(drafts, model, incidents, report, now))
 
 
@@ -63,37 +76,50 @@ def _with_damage(
     told = {**faults[0], "damage": damage[0].why, "updated_at": now.isoformat()}
     others = [d for d in drafts if d.payload["incident"]["fingerprint"] != told["fingerprint"]]
     kind = "alert.opened" if len(others) < len(drafts) and told["opened_at"] == now.isoformat() else "alert.updated"
-    return [*others, _draft(kind, told, now, f"{told['title']}; {damage[0].why}", damage)]
+    return [*others, incident_draft(kind, told, now, f"{told['title']}; {damage[0].why}", damage)]
+
+
+def _woken(drafts: Sequence[Draft], model: str, incidents: Mapping[str, Incident], now: datetime) -> list[Draft]:
+    """The incidents whose snooze is over though they are not."""
+    told = {draft.payload["incident"]["fingerprint"] for draft in drafts}
+    found = []
+    for incident in open_incidents(incidents, model):
+        until = incident.get("snoozed_until")
+        if until and datetime.fromisoformat(until) <= now and incident["fingerprint"] not in told:
+            awake = {**incident, "snoozed_until": "", "updated_at": now.isoformat()}
+            found.append(incident_draft("alert.updated", awake, now, f"still open after a snooze: {awake['title']}"))
+    return found
 
 
 def _one(
     key: str,
     model: str,
-    monitor: Monitor,
+    whose: tuple[Monitor, str],
     source: str,
     before: Incident | None,
     found: Sequence[Finding],
     now: datetime,
 ) -> list[Draft]:
+    monitor, owner = whose
     failing = [f for f in found if f.verdict is Verdict.FAIL]
     is_open = before is not None and before["status"] == "open"
     if failing and not (before and is_open):
-        incident = _opened(key, model, monitor, source, before, failing, now)
-        return [_draft("alert.opened", incident, now, incident["title"], failing)]
+        incident = _opened(key, model, (monitor, owner), source, before, failing, now)
+        return [incident_draft("alert.opened", incident, now, incident["title"], failing)]
     if before is None or not is_open:
         return []
     if failing:
         merged = _merged(before, failing, now)
         if all(merged[part] == before[part] for part in ("columns", "segments", "causes")):
             return []
-        return [_draft("alert.updated", merged, now, merged["title"], failing)]
+        return [incident_draft("alert.updated", merged, now, merged["title"], failing)]
     settled = [f for f in found if f.verdict is Verdict.PASS]
     if not settled or any(_lingers(f, before) for f in found):
         return []
     after = _resolved(before, monitor, now)
     lasted = now - datetime.fromisoformat(before["onset"])
     why = f"over after {lasted.days} days: {before['title']}"
-    return [_draft("alert.resolved", after, now, why, settled)]
+    return [incident_draft("alert.resolved", after, now, why, settled)]
 
 
 def _lingers(finding: Finding, incident: Incident) -> bool:
@@ -107,12 +133,13 @@ def _lingers(finding: Finding, incident: Incident) -> bool:
 def _opened(
     key: str,
     model: str,
-    monitor: Monitor,
+    whose: tuple[Monitor, str],
     source: str,
     before: Incident | None,
     failing: Sequence[Finding],
     now: datetime,
 ) -> Incident:
+    monitor, owner = whose
     incident: Incident = {
         "fingerprint": key,
         "model": model,
@@ -123,11 +150,14 @@ def _opened(
         "severity": monitor.level,
         "actions": list(monitor.acts),
         "runbook": monitor.runbook,
+        "owner": monitor.owner or owner,
         "opened_at": now.isoformat(),
         "onset": min(str(f.measurement.detail["onset"]) for f in failing),
         "updated_at": now.isoformat(),
         "resolved_at": "",
+        "resolved_by": "",
         "acknowledged_by": "",
+        "snoozed_until": "",
         "columns": [],
         "segments": [],
         "causes": [],
@@ -201,44 +231,28 @@ def _resolved(before: Incident, monitor: Monitor, now: datetime) -> Incident:
         **before,
         "status": "resolved",
         "resolved_at": now.isoformat(),
+        "resolved_by": "work",
+        "snoozed_until": "",
         "updated_at": now.isoformat(),
         "windows": windows,
     }
 
 
-def _draft(kind: str, incident: Incident, now: datetime, why: str, findings: Sequence[Finding]) -> Draft:
+def incident_draft(
+    kind: str, incident: Incident, now: datetime, why: str, findings: Sequence[Finding] = (), *, actor: str = "work"
+) -> Draft:
+    """An event that leaves an incident as given, with the findings it rests on."""
     evidence = [{"verdict": f.verdict.name, "why": f.why, "where": f.measurement.where} for f in findings]
+    # a tick says a thing once; two people may say two things at one moment of a replay
+    said = "" if actor == "work" else f"|{content_hash([actor, why, incident])[:12]}"
     return Draft(
         kind=kind,
         subject=f"model:{incident['model']}",
         at=now,
-        actor="work",
-        why=why,
-        payload={"incident": incident, "evidence": evidence},
-        key=f"{incident['fingerprint']}|{kind}|{now.isoformat()}",
-    )
-
-
-def acknowledge(incident: Incident, now: datetime, *, actor: str, why: str) -> Draft:
-    """A person has seen an incident.
-
-    Raises
-    ------
-    ConflictError : it is resolved already.
-    """
-    if incident["status"] != "open":
-        raise ConflictError(
-            f"incident {incident['fingerprint']} is {incident['status']}; there is nothing to acknowledge."
-        )
-    after = {**incident, "acknowledged_by": actor}
-    return Draft(
-        kind="alert.acknowledged",
-        subject=f"model:{incident['model']}",
-        at=now,
         actor=actor,
         why=why,
-        payload={"incident": after, "evidence": []},
-        key=f"{incident['fingerprint']}|alert.acknowledged|{now.isoformat()}",
+        payload={"incident": incident, "evidence": evidence},
+        key=f"{incident['fingerprint']}|{kind}|{now.isoformat()}{said}",
     )
 
 
@@ -286,7 +300,16 @@ def _apply(value: Incident | None, event: Event, key: str) -> Incident | None:
 INCIDENT_REDUCERS: Final = (
     Reducer(
         "incident",
-        frozenset({"alert.opened", "alert.updated", "alert.resolved", "alert.acknowledged"}),
+        frozenset(
+            {
+                "alert.opened",
+                "alert.updated",
+                "alert.resolved",
+                "alert.acknowledged",
+                "alert.snoozed",
+                "alert.assigned",
+            }
+        ),
         _key,
         _apply,
     ),

@@ -21,6 +21,7 @@ __all__ = ["FEWEST_DAYS", "Monitor", "found", "healthy"]
 Kind = Literal["feed", "silent", "drift", "performance"]
 FEWEST_DAYS: Final[dict[str, int]] = {"drift": 5, "performance": 3}
 """Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
+ACTIONS: Final = frozenset({"freeze", "retrain", "roll_back"})
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "feed": {"window": "1d", "practical": 0.3, "severity": "high"},
     "silent": {"window": "1d", "practical": 0.3, "severity": "critical"},
@@ -57,8 +58,12 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     persistence : an alarm needs k of the last n ticks.
     budget : false alarms tolerated in 30 days for this monitor, all columns and segments together.
     severity, actions : of its incidents; ``retrain`` lets the trigger act on them, ``freeze`` keeps rollouts from
-        advancing while one is open.
+        advancing while one is open, ``roll_back`` ends a rollout under way, or takes back the release that came last
+        before the incident.
     runbook : a link or a sentence for the person who is called.
+    owner : who is called; the model's owner if empty.
+    value_per_error : money that one error more than expected costs (performance): for one wrong class, or for one unit
+        of absolute error in regression. 0 if unknown.
     """
 
     name: str
@@ -74,6 +79,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     severity: str = ""
     actions: tuple[str, ...] | None = None
     runbook: str = ""
+    owner: str = ""
+    value_per_error: float = 0.0
 
     def __post_init__(self) -> None:
         try:
@@ -93,10 +100,10 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 hint=f'Say window="{fewest}d" or longer, or leave it out: the default is '
                 f"{_DEFAULTS[self.kind]['window']}.",
             )
-        unknown = set(self.acts) - {"retrain", "freeze"}
+        unknown = set(self.acts) - ACTIONS
         if unknown:
             raise DeclarationError(
-                f"monitor {self.name!r}: unknown action {sorted(unknown)[0]!r}; known: freeze, retrain."
+                f"monitor {self.name!r}: unknown action {sorted(unknown)[0]!r}; known: {', '.join(sorted(ACTIONS))}."
             )
 
     @property
