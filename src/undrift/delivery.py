@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 NOTIFY: Final = "notify"
+WAITS: Final = "waits for an earlier notice of the incident"
 LONGEST_WAIT: Final = 300
 """Seconds between two attempts, at most."""
 
@@ -139,7 +140,7 @@ def deliver(project: Project, job: Job) -> list[str]:
         raise NotFoundError(f"the event {job.payload['event']!r} of a notice is not in the log.")
     earlier = _earlier(project, job, event.seq)
     if earlier:
-        raise DeliveryError(f"waits for an earlier notice of the incident ({earlier})")
+        raise DeliveryError(f"{WAITS} ({earlier})")
     notice = notice_of(event, link=project.settings.alerts.link)
     sink.send(notice)
     return [f"told {name} ({settings.kind}): {notice.stage}: {notice.title}"]
@@ -189,7 +190,8 @@ def sinks_status(project: Project) -> list[dict[str, Any]]:
     rows = []
     for name, settings in sorted(project.settings.alerts.sinks.items()):
         jobs = waiting.get(name, [])
-        errors = [found[2] for job in jobs if (found := project.jobs.outcome(job.key)) is not None and found[2]]
+        told = [found[2] for job in jobs if (found := project.jobs.outcome(job.key)) is not None and found[2]]
+        errors = [error for error in told if not error.startswith(WAITS)]  # what waits in line says nothing of the sink
         rows.append(
             {
                 "name": name,
