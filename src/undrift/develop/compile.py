@@ -2,8 +2,7 @@
 
 Converters are silently wrong for some models (trees with native categories, isotonic calibration), so nothing that is
 compiled serves unless it agreed with the original on the rows of the held-out tail and on rows with absent and unseen
-values. The compiled model takes one tensor of shape (n, 1) per input, text or float32.
-"""
+values."""
 
 from __future__ import annotations
 
@@ -17,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from undrift.develop.bundle import Input, Interface
-from undrift.develop.rows import answer, from_tensors, in_order, tensors
+from undrift.develop.graphs import dense, finished, one_tensor_per_input
+from undrift.develop.rows import answer, in_order
+from undrift.develop.session import Session
 from undrift.errors import ModelError, PredictionError
 from undrift.plugins import resolve_path
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["TOLERANCE", "Compiled", "Parity", "compare", "compile_model", "one_tensor_per_input", "run_onnx"]
+__all__ = ["TOLERANCE", "Compiled", "Parity", "compare", "compile_model", "run_onnx"]
 
 #: Largest difference of a probability (or, for regression, of a value in standard deviations of the predictions)
 #: between the two forms of a model. float32 against float64 gives about 1e-6; a tree that splits wrongly gives 1e-2.
@@ -93,37 +94,30 @@ def compile_model(
             continue
         tried.append(Compiled(content=content, parity=compare(interface, native, run, columns, outputs)))
         if tried[-1].parity.held:
-            return tried[-1]
+            return _fast(tried[-1], interface, native, columns, outputs)
     return next((found for found in tried if found.content), tried[-1])  # one that could be compared says more
 
 
+def _fast(
+    found: Compiled, interface: Interface, native: Predict, columns: Mapping[str, Any], outputs: Sequence[str]
+) -> Compiled:
+    """The dense form of a graph that holds, if that holds too; the graph itself otherwise."""
+    try:
+        content = dense(found.content)
+        parity = compare(interface, native, run_onnx(content, interface), columns, outputs)
+    except Exception:  # noqa: BLE001  a graph of unknown parts may not bear the change; as it is, it holds
+        return found
+    return Compiled(content=content, parity=parity) if parity.held else found
+
+
 def run_onnx(content: bytes, interface: Interface) -> Predict:
-    """A compiled model as a function of columns, run on one thread.
+    """A compiled model as a function of columns, run on one thread as it is when it serves.
 
     Raises
     ------
     ModelError : its inputs are not those of the interface, or it cannot be loaded.
     """
-    runtime = resolve_path("onnxruntime:InferenceSession", wanted_for="a compiled model", extra="onnx")
-    options = resolve_path("onnxruntime:SessionOptions", wanted_for="a compiled model", extra="onnx")()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = runtime(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(f"the ONNX model cannot be loaded: {error}.") from error
-    expected, found = [i.name for i in interface.inputs], [i.name for i in session.get_inputs()]
-    if set(found) - set(expected):
-        raise ModelError(f"the ONNX model takes {found}; expected were {expected}.")
-
-    def predict(columns: Mapping[str, Any]) -> Floats:
-        feeds = tensors([i for i in interface.inputs if i.name in found], columns)
-        try:
-            return from_tensors(interface.task, session.run(None, feeds))
-        except Exception as error:
-            raise PredictionError(f"the compiled model raised: {error}.") from error
-
-    return predict
+    return Session(content, interface.inputs, interface.task).run
 
 
 def compare(
@@ -219,7 +213,7 @@ def _convert_columns(model: Any, inputs: Sequence[Input]) -> bytes:
     by_name = hasattr(model, "feature_names_in_")
     names = [i.name if by_name else f"input_{place}" for place, i in enumerate(inputs)]
     types = [(name, kinds[i.name]([None, 1])) for name, i in zip(names, inputs, strict=True)]
-    return _renamed(_convert_sklearn(model, types), {name: i.name for name, i in zip(names, inputs, strict=True)})
+    return finished(_convert_sklearn(model, types), {name: i.name for name, i in zip(names, inputs, strict=True)})
 
 
 def _convert_matrix(model: Any, inputs: Sequence[Input]) -> bytes:
@@ -282,52 +276,6 @@ def _convert_booster(model: Any, inputs: Sequence[Input]) -> bytes:
     else:
         graph = convert.convert_xgboost(model, initial_types=types, target_opset=15)
     return one_tensor_per_input(graph, inputs)
-
-
-def one_tensor_per_input(graph: Any, inputs: Sequence[Input]) -> bytes:
-    """Put a concatenation before a graph with one input of shape (n, d), so that it takes d inputs of shape (n, 1).
-
-    Raises
-    ------
-    ModelError : the graph has several inputs, or one that is not a matrix of numbers or of text.
-    """
-    from onnx import TensorProto, helper
-
-    known = {value.name for value in graph.graph.initializer}
-    given = [value for value in graph.graph.input if value.name not in known]
-    if len(given) != 1:
-        raise ModelError(f"the ONNX model has {len(given)} inputs; one matrix, or one input per column, was expected.")
-    whole = given[0]
-    kind = whole.type.tensor_type.elem_type
-    text = kind == TensorProto.STRING
-    numbers = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32)
-    if (not text and kind not in numbers) or text != all(i.type == "string" for i in inputs):
-        raise ModelError(f"the ONNX model's input {whole.name!r} does not have the type of the columns it is given.")
-    element = TensorProto.STRING if text else TensorProto.FLOAT
-    names = [f"undrift_column_{place}" for place in range(len(inputs))]
-    nodes = [helper.make_node("Concat", names, ["undrift_rows"], axis=1)]
-    nodes.append(
-        helper.make_node("Identity", ["undrift_rows"], [whole.name])
-        if text
-        else helper.make_node("Cast", ["undrift_rows"], [whole.name], to=kind)
-    )
-    graph.graph.input.remove(whole)
-    graph.graph.input.extend(helper.make_tensor_value_info(name, element, [None, 1]) for name in names)
-    old = list(graph.graph.node)
-    del graph.graph.node[:]
-    graph.graph.node.extend([*nodes, *old])
-    return _renamed(graph, {name: i.name for name, i in zip(names, inputs, strict=True)})
-
-
-def _renamed(graph: Any, names: Mapping[str, str]) -> bytes:
-    for value in graph.graph.input:
-        value.name = names.get(value.name, value.name)
-    for node in graph.graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = names.get(name, name)
-    graph.graph.name = "undrift"  # converters put a random name here: equal models shall have equal hashes
-    content: bytes = graph.SerializeToString()
-    return content
 
 
 def _register_boosters() -> None:

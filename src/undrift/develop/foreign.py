@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from undrift.develop.bundle import Interface, Task
-from undrift.develop.compile import one_tensor_per_input
+from undrift.develop.graphs import one_tensor_per_input
 from undrift.errors import CorruptModelError, ModelError
 from undrift.plugins import resolve_path
 

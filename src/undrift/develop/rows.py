@@ -7,6 +7,7 @@ forms then split trees at the same side. An adopted model keeps float64 (``doubl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answers",
     "answer",
+    "answer_few",
     "ask",
     "encode",
     "from_tensors",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 _DAY: Final = 86400.0
+_LEAST, _MOST = -1e-6, 1 + 1e-6  # a probability, and what rounding may add to one
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -93,15 +96,21 @@ def matrix(inputs: Sequence[Input], columns: Mapping[str, Sequence[Any]], *, sin
     return out
 
 
-def tensors(inputs: Sequence[Input], columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """What a compiled model takes: per input one array of shape (n, 1), text as objects, numbers as float32."""
+def tensors(
+    inputs: Sequence[Input], columns: Mapping[str, Sequence[Any]], *, doubles: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """What a compiled model takes: per input one array of shape (n, 1), text as objects, numbers as float32.
+
+    ``doubles`` names the inputs that are float64 instead.
+    """
     import numpy as np
 
     feeds: dict[str, Any] = {}
-    for given in inputs:
-        values = _column(given, columns)
-        kind: Any = object if given.type == "string" else np.float32
-        feeds[given.name] = np.asarray(values, dtype=kind).reshape(-1, 1)
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite
+        for given in inputs:
+            number: Any = np.float64 if given.name in doubles else np.float32
+            kind = object if given.type == "string" else number
+            feeds[given.name] = np.asarray(_column(given, columns), dtype=kind).reshape(-1, 1)
     return feeds
 
 
@@ -120,7 +129,7 @@ def from_tensors(task: str, found: Sequence[Any]) -> Floats:
     import numpy as np
 
     last = found[-1]
-    if isinstance(last, list):
+    if isinstance(last, list) and last and isinstance(last[0], dict):
         last = [list(row.values()) for row in last]
     raw = np.asarray(last, dtype=np.float64)
     if task == "regression":
@@ -245,6 +254,22 @@ def answer(interface: Interface, raw: Floats, outputs: Sequence[str] = ()) -> An
     return Answers(probabilities.max(axis=1).tolist(), probabilities.tolist(), label)
 
 
+def answer_few(interface: Interface, rows: Sequence[Any], outputs: Sequence[str] = ()) -> Answers:
+    """`answer` for a few rows given as plain lists, where NumPy would cost more than the model."""
+    kind = interface.task
+    plain = not outputs or tuple(outputs) == interface.classes
+    if kind == "binary" and plain and rows and type(rows[0]) is list and len(rows[0]) == 2:
+        score = [row[1] for row in rows]
+        if all(_LEAST <= row[0] <= _MOST and _LEAST <= row[1] <= _MOST for row in rows):
+            (negative, positive), threshold = interface.classes, interface.threshold
+            return Answers(score, None, [positive if s >= threshold else negative for s in score])
+    elif kind == "regression" and rows:
+        values = [row[0] for row in rows] if type(rows[0]) is list and len(rows[0]) == 1 else list(rows)
+        if type(values[0]) is float and all(map(math.isfinite, values)):
+            return Answers(values, None, None)
+    return answer(interface, from_tensors(kind, [list(rows)]), outputs)
+
+
 def in_order(interface: Interface, raw: Floats, outputs: Sequence[str] = ()) -> Floats:
     """A model's own output, checked, its columns in the order of ``interface.classes`` (0 for a class it lacks)."""
     import numpy as np
@@ -260,7 +285,7 @@ def in_order(interface: Interface, raw: Floats, outputs: Sequence[str] = ()) -> 
         raise PredictionError(
             f"the model answered an array of shape {raw.shape}; {len(names)} probabilities per row were expected."
         )
-    if raw.size and (raw.min() < -1e-6 or raw.max() > 1 + 1e-6):
+    if raw.size and (raw.min() < _LEAST or raw.max() > _MOST):
         raise PredictionError(f"the model answered {raw.min():g}..{raw.max():g}, which are no probabilities.")
     if names == interface.classes:
         return raw

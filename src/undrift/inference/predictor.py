@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from undrift.develop.bundle import GoldenRow, Manifest, model_path, read_golden, read_manifest
-from undrift.develop.rows import Answers, answer, ask, from_tensors, native_rows, tensors
+from undrift.develop.rows import Answers, answer, answer_few, ask, native_rows
+from undrift.develop.session import Session
 from undrift.develop.trust import check_format, open_model
 from undrift.errors import CorruptModelError, ModelError, PredictionError
-from undrift.plugins import resolve_path
 from undrift.settings import TrustSettings
 
 __all__ = ["NativePredictor", "OnnxPredictor", "Outputs", "Predictor", "check_golden", "load"]
@@ -55,29 +55,18 @@ class OnnxPredictor:
 
     def __init__(self, manifest: Manifest, path: Path) -> None:
         self.manifest = manifest
-        wanted = f"the compiled model {path}"
-        session = resolve_path("onnxruntime:InferenceSession", wanted_for=wanted, extra="onnx")
-        options = resolve_path("onnxruntime:SessionOptions", wanted_for=wanted, extra="onnx")()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # what goes wrong is raised; warnings about the graph help nobody here
         try:
-            self._session = session(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise CorruptModelError(f"{path} is no model that onnxruntime can run: {_first_line(error)}") from error
-        taken = {given.name for given in self._session.get_inputs()}  # a converter drops what the model never reads
-        self._inputs = [given for given in manifest.interface.inputs if given.name in taken]
-        if len(self._inputs) != len(taken):
-            raise CorruptModelError(f"{path} takes {sorted(taken)}, which are not the inputs its manifest declares.")
+            self._session = Session(path, manifest.interface.inputs, manifest.interface.task)
+        except ModelError as error:
+            raise CorruptModelError(f"{path} cannot serve: {error.message}") from error
 
     def predict(self, columns: Mapping[str, Sequence[Any]]) -> Outputs:
         """See Predictor."""
-        interface = self.manifest.interface
-        feeds = tensors(self._inputs, columns)
-        try:
-            raw = from_tensors(interface.task, self._session.run(None, feeds))
-        except Exception as error:
-            raise PredictionError(f"the model raised while predicting: {_first_line(error)}") from error
-        return answer(interface, raw, self.manifest.outputs)
+        session, manifest = self._session, self.manifest
+        few = session.rows(columns) if session.bound else 0
+        if 0 < few <= session.most:
+            return answer_few(manifest.interface, session.few(columns, few), manifest.outputs)
+        return answer(manifest.interface, session.run(columns), manifest.outputs)
 
 
 class NativePredictor:
@@ -140,7 +129,3 @@ def check_golden(predictor: Predictor, golden: Sequence[GoldenRow], where: str) 
                     f"{where}: golden request {number} is answered {value:.6g}; on record is {wanted:.6g}.",
                     hint="The model or a library it runs in is not what it was when the version was registered.",
                 )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
