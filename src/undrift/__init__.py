@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from undrift.data.contract import Contract, Field
     from undrift.data.features import Aggregate, Feature, FeatureView, Source, Transform
     from undrift.declarations import Model
-    from undrift.deploy.rollout import Guardrail, Rollout, Stage
+    from undrift.deploy.rollout import Freeze, Guardrail, Rollout, Stage
     from undrift.develop.training import TrainingData
     from undrift.errors import UndriftError
     from undrift.finding import Finding, Measurement, Report, Rule, Verdict
@@ -38,6 +38,7 @@ __all__ = [
     "FeatureView",
     "Field",
     "Finding",
+    "Freeze",
     "Gate",
     "Guardrail",
     "Measurement",
@@ -74,7 +75,7 @@ _PLACES = {
     "data.contract": ("Contract", "Field"),
     "data.features": ("Aggregate", "Feature", "FeatureView", "Source", "Transform"),
     "declarations": ("Model",),
-    "deploy.rollout": ("Guardrail", "Rollout", "Stage"),
+    "deploy.rollout": ("Freeze", "Guardrail", "Rollout", "Stage"),
     "develop.training": ("TrainingData",),
     "errors": ("UndriftError",),
     "finding": ("Finding", "Measurement", "Report", "Rule", "Verdict"),

@@ -255,6 +255,11 @@ def _check(model: Model, contract: Contract, sources: Mapping[str, Source]) -> N
         field = getattr(model, role)
         if field and field not in known:
             wrong.append(f"{role} = {field!r} is no field of the contract ({', '.join(sorted(known))})")
+    unit = model.rollout.unit
+    if unit and unit not in known:
+        wrong.append(f"rollout: unit = {unit!r} is no field of the contract ({', '.join(sorted(known))})")
+    if model.rollout.without_unit == "champion" and not (unit or model.unit):
+        wrong.append("rollout: without_unit = 'champion' needs a unit field, in the rollout or the model")
     wrong += [f"segment {s!r} is no field of the contract" for s in model.segments if s not in known]
     for view in model.views:
         if view.source not in sources:

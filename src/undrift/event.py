@@ -31,6 +31,7 @@ KINDS: Final[dict[str, str]] = {
     "rollout.paused": "A rollout waits for a person.",
     "rollout.resumed": "A person let a paused rollout go on.",
     "rollout.approved": "A person approved a rollout or a step of it.",
+    "rollout.skipped": "A person let a rollout go to its next step without what the present one needs; says why.",
     "rollout.succeeded": "A candidate won its rollout and is champion.",
     "rollout.rolled_back": "A rollout ended with all traffic back on the champion; says how many units were exposed.",
     "rollout.aborted": "A person ended a rollout.",

@@ -148,7 +148,9 @@ def _challenge(project: Project, model: Model, fresh: Fresh, table: pa.Table, at
     number = version.payload["version"]
     text = f"challenger is version {number}: {report.findings[0].why} ({fresh.why})"
     drafts = [prepared.draft, version, finished(name, True, at, text, version=number, report=report)]
-    if not any(state.model == name for state in running(project.journal)):
+    withdrawn = (project.route(name) or {}).get("withdrawn", {})
+    # a revision that was taken back needs a person's word for another try, also when a retrain made it again
+    if done.revision not in withdrawn and not any(state.model == name for state in running(project.journal)):
         drafts += start_rollout(
             project, model, version.payload, actor="work", why=f"version {number} was trained because {why}", at=at
         ).drafts

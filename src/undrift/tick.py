@@ -19,7 +19,7 @@ from undrift.declarations import Model
 from undrift.delivery import notices_for
 from undrift.deploy.evidence import collect
 from undrift.deploy.judge import judge_rollout
-from undrift.deploy.rollout import RolloutState, reconcile
+from undrift.deploy.rollout import Exposure, RolloutState, reconcile
 from undrift.deploy.routes import running
 from undrift.develop.bundle import read_manifest
 from undrift.develop.packing import Reference as Profiles
@@ -34,13 +34,14 @@ from undrift.monitor.drift import MOST_CELLS, Reference
 from undrift.monitor.performance import Expected, expectations
 from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
 from undrift.project import Project
+from undrift.releases import freeze_of
 from undrift.shadows import shadow_evidence
 from undrift.state.jobs import JobDraft
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["run_tick"]
+__all__ = ["rollout_evidence", "run_tick"]
 
 ATTEMPTS: Final = 3
 RELEASES: Final = timedelta(days=30)
@@ -84,7 +85,7 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
     after = dict(incidents)
     after.update({d.payload["incident"]["fingerprint"]: d.payload["incident"] for d in drafts})
     for state in rollouts:
-        drafts += _judge_rollout(project, state, after, now)
+        drafts += _judge_rollout(project, model, state, after, now)
     if model.retrain is not None:
         decision = consider(
             model.retrain,
@@ -195,14 +196,17 @@ def _reference(column: ColumnProfile) -> Reference:
 
 
 def _judge_rollout(
-    project: Project, state: RolloutState, incidents: dict[str, Any], now: datetime
+    project: Project, model: Model, state: RolloutState, incidents: dict[str, Any], now: datetime
 ) -> tuple[Draft, ...]:
-    declared = state.declared
-    interface = project.manifest(state.candidate).interface
-    if state.stage == "shadow":
-        report, exposure = shadow_evidence(project, state, now)
-    else:
-        evidence = collect(project.lake, interface, state, now)
-        report, exposure = judge_rollout(declared, state, evidence, now), evidence.exposure
+    report, exposure = rollout_evidence(project, state, now)
     frozen = next((str(i["title"]) for i in open_incidents(incidents, state.model) if "freeze" in i["actions"]), "")
-    return reconcile(declared, state, report, exposure, now, frozen=frozen).drafts
+    frozen = frozen or freeze_of(model, state.declared, now)
+    return reconcile(state.declared, state, report, exposure, now, frozen=frozen).drafts
+
+
+def rollout_evidence(project: Project, state: RolloutState, now: datetime) -> tuple[Report, Exposure]:
+    """What the captured traffic says of a rollout at a moment, judged by its declaration; a replay asks the same."""
+    if state.stage == "shadow":
+        return shadow_evidence(project, state, now)
+    evidence = collect(project.lake, project.manifest(state.candidate).interface, state, now)
+    return judge_rollout(state.declared, state, evidence, now), evidence.exposure

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from undrift.deploy.people import abort, approve, pause, resume
-from undrift.deploy.rollout import Decision, Exposure, Guardrail, Rollout, RolloutState, Stage, reconcile, start
+from undrift.deploy.people import abort, approve, pause, resume, skip
+from undrift.deploy.rollout import Decision, Exposure, Freeze, Guardrail, Rollout, RolloutState, Stage, reconcile, start
 from undrift.errors import ConflictError, DeclarationError
 from undrift.finding import Finding, Measurement, Report, Verdict
 
@@ -210,3 +210,128 @@ def test_a_declaration_that_contradicts_itself_says_so(wrong: dict[str, object],
 def test_a_revision_cannot_challenge_itself() -> None:
     with pytest.raises(DeclarationError, match="champion of flights already"):
         start(Rollout(), "r1", "flights", ("r-old", 1), ("r-old", 1), NOW)
+
+
+# -- strategies --------------------------------------------------------------------------------------------------------
+
+
+def test_an_ab_test_keeps_its_split_until_the_decision_and_then_wins() -> None:
+    state = begin(Rollout(strategy="ab", split=30.0, hold="2d", minimum_units=100))
+    assert (state.weight, state.deciding) == (30.0, True)
+    held = decide(state, Verdict.INCONCLUSIVE, at=NOW + 3 * DAY).state
+    assert (held.weight, held.status) == (30.0, "running")
+    assert decide(held, Verdict.PASS, at=NOW + 4 * DAY).state.status == "succeeded"
+    assert decide(held, Verdict.FAIL, at=NOW + 4 * DAY).state.status == "rolled_back"
+
+
+def test_blue_green_puts_all_but_the_control_on_the_candidate_at_once() -> None:
+    state = begin(Rollout(strategy="blue_green", control=2.0))
+    assert state.weight == 98.0
+    assert decide(state, Verdict.PASS).state.status == "succeeded"
+    shadowed = begin(Rollout(strategy="blue_green", shadow=Stage(hold="1d", minimum_units=10)))
+    assert (shadowed.stage, shadowed.weight) == ("shadow", 0.0)
+    assert decide(shadowed, Verdict.PASS).state.weight == 95.0
+
+
+@pytest.mark.parametrize(("name", "value"), [("split", 0.0), ("split", 100.0), ("control", 0.0), ("control", 60.0)])
+def test_a_strategy_without_units_on_both_sides_is_refused(name: str, value: float) -> None:
+    with pytest.raises(DeclarationError, match="split must lie in"):
+        Rollout(strategy="ab", **{name: value})  # type: ignore[arg-type]
+
+
+# -- freezes -----------------------------------------------------------------------------------------------------------
+
+HOLIDAYS = Freeze(start="2013-06-02T00:00+00:00", end="2013-06-05T00:00+00:00", why="holidays")
+
+
+def test_a_freeze_holds_its_start_and_not_its_end() -> None:
+    assert HOLIDAYS.until(NOW + DAY) == NOW + 4 * DAY
+    assert HOLIDAYS.until(NOW + 4 * DAY) is None
+    assert HOLIDAYS.until(NOW) is None
+
+
+def test_a_weekly_freeze_may_go_over_the_end_of_the_week() -> None:
+    weekend = Freeze(start="sat 00:00", end="mon 06:30", why="nobody is here")
+    saturday, monday = datetime(2013, 6, 1, tzinfo=UTC), datetime(2013, 6, 3, 6, 30, tzinfo=UTC)
+    assert weekend.until(saturday) == monday
+    assert weekend.until(monday - timedelta(minutes=1)) == monday
+    assert weekend.until(monday) is None
+    assert weekend.until(saturday - timedelta(seconds=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [("fri 16:00", "fri 16:00"), ("2013-06-01", "2013-06-02"), ("fri 25:00", "mon 08:00"), ("fri 16:00", "soon"),
+     ("2013-06-02T00:00Z", "2013-06-01T00:00Z")],
+)  # fmt: skip
+def test_a_freeze_that_is_no_period_is_refused(start: str, end: str) -> None:
+    with pytest.raises(DeclarationError, match="is no period"):
+        Freeze(start=start, end=end, why="x")
+
+
+def test_nothing_begins_or_advances_in_a_freeze_but_a_rollback_works() -> None:
+    waiting = start(Rollout(), "r1", "flights", ("r-new", 2), ("r-old", 1), NOW, frozen="holidays").state
+    assert (waiting.weight, waiting.step, waiting.reason) == (0.0, -1, "frozen: holidays")
+    still = reconcile(waiting.declared, waiting, report(), units(0, 0), NOW + DAY, frozen="holidays").state
+    assert still.weight == 0.0
+    begun = reconcile(still.declared, still, report(), units(0, 0), NOW + 2 * DAY)
+    assert (begun.state.weight, begun.state.step_started_at) == (5.0, NOW + 2 * DAY)
+    assert [made.kind for made in begun.drafts] == ["rollout.advanced"]
+    held = reconcile(Rollout(), begun.state, report(Verdict.PASS), units(), NOW + 4 * DAY, frozen="holidays").state
+    assert (held.weight, held.reason) == (5.0, "frozen: holidays")
+    back = reconcile(Rollout(), begun.state, report(Verdict.FAIL), units(), NOW + 4 * DAY, frozen="holidays").state
+    assert back.status == "rolled_back"
+    with pytest.raises(ConflictError, match="nothing advances now: holidays"):
+        skip(begun.state, NOW, actor="person:ann", why="because", frozen="holidays")
+
+
+def test_a_rollout_that_times_out_in_a_freeze_is_not_promoted_before_its_end() -> None:
+    declared = Rollout(maximum="2d", on_timeout="promote")
+    state = begin(declared)
+    held = reconcile(declared, state, report(Verdict.INCONCLUSIVE), units(), NOW + 3 * DAY, frozen="holidays").state
+    assert (held.status, held.weight) == ("running", 5.0)
+    won = reconcile(declared, held, report(Verdict.INCONCLUSIVE), units(), NOW + 4 * DAY).state
+    assert won.status == "succeeded"
+
+
+# -- people ------------------------------------------------------------------------------------------------------------
+
+
+def test_who_asked_for_a_rollout_may_not_be_its_second_person() -> None:
+    declared = Rollout(approval="second_person")
+    state = start(declared, "r1", "m", ("r-new", 2), ("r-old", 1), NOW, actor="person:ann").state
+    assert (state.status, state.weight, state.asked_by) == ("paused", 0.0, "person:ann")
+    with pytest.raises(ConflictError, match="was asked for by person:ann, who may not approve it too"):
+        approve(state, NOW, actor="person:ann", why="mine")
+    approved = approve(state, NOW + DAY, actor="person:ben", why="looked at it").state
+    assert (approved.status, approved.weight, approved.approved_by) == ("running", 5.0, "person:ben")
+    alone = start(Rollout(approval=True), "r1", "m", ("r-new", 2), ("r-old", 1), NOW, actor="person:ann").state
+    assert approve(alone, NOW, actor="person:ann", why="mine").state.weight == 5.0
+
+
+def test_an_approval_in_a_freeze_is_kept_until_it_is_over() -> None:
+    state = begin(Rollout(approval=True))
+    approved = approve(state, NOW, actor="person:ben", why="fine", frozen="holidays").state
+    assert (approved.status, approved.weight) == ("running", 0.0)
+    assert reconcile(approved.declared, approved, report(), units(0, 0), NOW + DAY).state.weight == 5.0
+
+
+def test_a_step_is_skipped_with_a_reason_and_the_last_one_never() -> None:
+    state = begin(Rollout(steps=(5, 50, 100), shadow=Stage(hold="9d", minimum_units=10)))
+    with pytest.raises(ConflictError, match="needs a reason"):
+        skip(state, NOW, actor="person:ann", why="")
+    first = skip(state, NOW, actor="person:ann", why="seen enough")
+    assert (first.state.stage, first.state.weight) == ("canary", 5.0)
+    assert [(made.kind, made.why, made.actor) for made in first.drafts] == [
+        ("rollout.skipped", "seen enough", "person:ann")
+    ]
+    second = skip(first.state, NOW + DAY, actor="person:ann", why="still fine").state
+    assert (second.weight, second.step_started_at, second.deciding) == (50.0, NOW + DAY, True)
+    with pytest.raises(ConflictError, match="last step, which only evidence takes"):
+        skip(second, NOW + DAY, actor="person:ann", why="hurry")
+    paused = pause(first.state, NOW, actor="person:ann", why="wait").state
+    with pytest.raises(ConflictError, match="is paused and cannot be moved on"):
+        skip(paused, NOW, actor="person:ann", why="hurry")
+    unapproved = begin(Rollout(approval=True, shadow=Stage()))
+    with pytest.raises(ConflictError, match="skipping is not approving"):
+        skip(unapproved, NOW, actor="person:ann", why="hurry")

@@ -16,6 +16,7 @@ PUBLIC = (
     "FeatureView",
     "Field",
     "Finding",
+    "Freeze",
     "Gate",
     "Guardrail",
     "Measurement",

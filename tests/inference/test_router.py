@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from undrift.errors import StateError
-from undrift.inference.router import Placed, Route, RoutingTable, TableFile, bucket, pick, read_table
+from undrift.inference.router import Choice, Placed, Route, RoutingTable, TableFile, assign, bucket, pick, read_table
 
 
 def route(**changes: object) -> Route:
@@ -98,3 +98,17 @@ def test_a_broken_file_is_said_once_per_change(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error_to_who_asks_for_it(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot be read"):
         read_table(tmp_path / "routing.json")
+
+
+def test_a_row_without_its_unit_is_its_own_unit_or_the_champions_as_declared() -> None:
+    values, ids = ["ann", 0, None, ""], ["p1", "p2", "p3", "p4"]
+    by_id = route(weight=99.9, unit="account")
+    units, choices = assign(by_id, "account", values, ids)
+    assert units == ["ann", "0", "p3", "p4"], "0 is a value like any other"
+    assert choices == [pick(by_id, unit) for unit in units]
+    champion = msgspec.structs.replace(by_id, without_unit="champion")
+    _, choices = assign(champion, "account", values, ids)
+    assert choices[:2] == [pick(by_id, "ann"), pick(by_id, "0")]
+    assert choices[2:] == [Choice("champion", "r-1", 1.0)] * 2, "certain, so part of no comparison"
+    _, choices = assign(champion, "", [None], ["p1"])
+    assert choices == [pick(by_id, "p1")], "where no field is declared every prediction is a unit"

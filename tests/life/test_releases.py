@@ -56,7 +56,7 @@ def test_a_replay_of_the_same_events_assigns_the_same_units_and_another_try_othe
     with copy_of(two.root, tmp_path / "replay") as replay:
         first = releases.roll_out(two, actor=ME)
         assert releases.roll_out(replay, actor=BEN).id == first.id
-    releases.abort(two, actor=ME)
+    releases.say(two, "abort", actor=ME)
     assert releases.roll_out(two, actor=ME).id != first.id
 
 
@@ -66,8 +66,6 @@ def test_while_a_rollout_runs_nothing_else_is_released(two: Project) -> None:
         with pytest.raises(ConflictError, match="rides has a rollout under way: version 2 against 1") as caught:
             verb(two, actor=ME)
         assert "undrift abort" in caught.value.hint
-    with pytest.raises(ConflictError, match="rollout under way"):
-        releases.roll_back(two, to=1, actor=ME)
     assert len(two.journal.events(kinds=("rollout.started",))) == 1
 
 
@@ -91,10 +89,73 @@ def test_the_champion_is_not_rolled_out_against_itself(project: Project) -> None
 def test_rolling_back_ends_the_rollout_and_another_try_needs_a_reason(two: Project) -> None:
     releases.roll_out(two, actor=ME)
     event = releases.roll_back(two, actor=BEN, why="complaints")
-    assert (event.kind, event.actor, event.why) == ("rollout.aborted", BEN, "complaints")
+    assert (event.kind, event.actor) == ("rollout.rolled_back", BEN)
+    assert event.why == "complaints; 0 units were exposed"
     assert (live(two), running(two.journal)) == ((1, 0, 0.0), [])
+    with pytest.raises(ConflictError, match="version 2 of rides was taken back before: complaints"):
+        releases.roll_out(two, actor=ME)
+    with pytest.raises(ConflictError, match="taken back before"):
+        releases.promote(two, version=2, actor=ME)
+    assert releases.roll_out(two, actor=ME, why="the calls were about something else").candidate_version == 2
+    releases.say(two, "abort", actor=BEN, why="wrong day")
+    with pytest.raises(ConflictError, match="complaints"):
+        releases.roll_out(two, actor=ME)
+
+
+def test_a_rollout_that_a_person_aborted_says_nothing_against_the_version(two: Project) -> None:
+    releases.roll_out(two, actor=ME)
+    releases.say(two, "abort", actor=BEN, why="wrong day")
+    assert releases.roll_out(two, actor=ME).candidate_version == 2
+
+
+def test_rolling_back_to_a_version_ends_the_rollout_under_way_too(two: Project) -> None:
+    releases.promote(two, version=2, actor=ME)
+    revision = two.version("rides", 1)["revision"]
+    releases.roll_out(two, version=1, actor=ME)
+    event = releases.roll_back(two, to=revision, actor=BEN, why="version 2 is bad")
+    assert (event.kind, live(two), running(two.journal)) == ("revision.promoted", (1, 0, 0.0), [])
+    with pytest.raises(ConflictError, match="version 2 of rides was taken back before: version 2 is bad"):
+        releases.roll_out(two, version=2, actor=ME)
+
+
+def test_in_a_freeze_nothing_begins_but_rolling_back_works(two: Project) -> None:
+    frozen = "freezes=(ud.Freeze(start='2020-01-01T00:00Z', end='2030-01-01T00:00Z', why='audit'),), steps=(25, 100)"
+    with redeclared(two, train="wide", rollout=frozen) as changed:
+        with pytest.raises(ConflictError, match="nothing advances now: audit"):
+            releases.promote(changed, version=2, actor=ME)
+        state = releases.roll_out(changed, actor=ME)
+        assert (state.weight, state.step, live(changed)) == (0.0, -1, (1, 2, 0.0))
+        with pytest.raises(ConflictError, match="nothing advances now: audit"):
+            releases.say(changed, "skip", actor=BEN, why="hurry")
+        assert releases.roll_back(changed, actor=BEN).kind == "rollout.rolled_back"
+        releases.promote(changed, version=2, actor=ME, force=True, why="signed off by the auditor")
+        assert live(changed)[0] == 2
+
+
+def test_a_word_for_another_rollout_than_the_one_that_was_looked_at_is_refused(two: Project) -> None:
+    first = releases.roll_out(two, actor=ME)
+    releases.say(two, "abort", actor=ME)
+    second = releases.roll_out(two, actor=ME)
+    with pytest.raises(ConflictError, match=f"{first.id} of rides is over; {second.id} is under way now"):
+        releases.say(two, "pause", actor=BEN, rollout_id=first.id)
+
+
+def test_a_tick_that_judges_at_the_same_moment_does_not_lose_what_a_person_says(
+    two: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from undrift.deploy.rollout import draft
+
     state = releases.roll_out(two, actor=ME)
-    assert state.candidate_version == 2, "a rollout that a person ended says nothing against the version"
+    real = two.journal.record
+
+    def late(*given: Any, **how: Any) -> Any:
+        monkeypatch.setattr(two.journal, "record", real)
+        real([draft("rollout.judged", state, two.now().now(), "hold")])
+        return real(*given, **how)
+
+    monkeypatch.setattr(two.journal, "record", late)
+    assert releases.say(two, "pause", actor=BEN).status == "paused"
+    assert [e.kind for e in two.journal.events(subject=state.subject)][-2:] == ["rollout.judged", "rollout.paused"]
 
 
 def test_what_was_rolled_back_by_evidence_needs_a_reason_for_another_try(two: Project) -> None:
@@ -102,7 +163,7 @@ def test_what_was_rolled_back_by_evidence_needs_a_reason_for_another_try(two: Pr
     ended = people.abort(state, two.now().now(), actor="work", why="brier too high").drafts[0]
     payload = {**ended.payload, "state": {**ended.payload["state"], "status": "rolled_back"}}
     two.journal.record([_replaced(ended, kind="rollout.rolled_back", payload=payload)])
-    with pytest.raises(ConflictError, match="version 2 of rides was rolled back before: brier too high") as caught:
+    with pytest.raises(ConflictError, match="version 2 of rides was taken back before: brier too high") as caught:
         releases.roll_out(two, actor=ME)
     assert "--why" in caught.value.hint
     state = releases.roll_out(two, actor=ME, why="the feed is mended")
@@ -140,17 +201,17 @@ def test_with_no_former_champion_there_is_nothing_to_go_back_to(project: Project
 
 
 def test_people_pause_resume_and_abort(two: Project) -> None:
-    for verb in (releases.pause, releases.resume, releases.abort, releases.approve):
+    for word in releases.SAYINGS:
         with pytest.raises(NotFoundError, match="rides has no rollout under way"):
-            verb(two, actor=ME)
+            releases.say(two, word, actor=ME)
     releases.roll_out(two, actor=ME)
-    assert releases.pause(two, actor=BEN).status == "paused"
+    assert releases.say(two, "pause", actor=BEN).status == "paused"
     with pytest.raises(ConflictError, match="is paused and cannot be paused"):
-        releases.pause(two, actor=BEN)
-    assert releases.resume(two, actor=BEN).status == "running"
+        releases.say(two, "pause", actor=BEN)
+    assert releases.say(two, "resume", actor=BEN).status == "running"
     with pytest.raises(ConflictError, match="needs no approval"):
-        releases.approve(two, actor=BEN)
-    assert releases.abort(two, actor=BEN, why="enough").status == "aborted"
+        releases.say(two, "approve", actor=BEN)
+    assert releases.say(two, "abort", actor=BEN, why="enough").status == "aborted"
     kinds = [event.kind for event in two.journal.events() if event.kind.startswith("rollout.")]
     assert kinds == ["rollout.started", "rollout.paused", "rollout.resumed", "rollout.aborted"]
     assert {event.actor for event in two.journal.events() if event.kind in kinds[1:]} == {BEN}
@@ -163,8 +224,8 @@ def test_a_rollout_that_needs_approval_exposes_nobody_before_it(project: Project
         state = releases.roll_out(changed, actor=ME)
         assert (state.status, state.weight, live(changed)) == ("paused", 0.0, (1, 2, 0.0))
         with pytest.raises(ConflictError, match="resuming is not approving"):
-            releases.resume(changed, actor=BEN)
-        approved = releases.approve(changed, actor=BEN)
+            releases.say(changed, "resume", actor=BEN)
+        approved = releases.say(changed, "approve", actor=BEN)
         assert (approved.status, approved.weight, approved.approved_by) == ("running", 25.0, BEN)
         assert live(changed) == (1, 2, 25.0)
 

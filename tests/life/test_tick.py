@@ -120,7 +120,7 @@ def test_what_a_person_does_while_a_tick_judges_counts_and_the_tick_judges_again
     def aborted_meanwhile(*given: Any) -> Any:
         monkeypatch.setattr(tick, "_judge_rollout", real)
         with open_project(project.root) as other:
-            releases.abort(other, actor=ME, why="stop")
+            releases.say(other, "abort", actor=ME, why="stop")
         return real(*given)
 
     monkeypatch.setattr(tick, "_judge_rollout", aborted_meanwhile)

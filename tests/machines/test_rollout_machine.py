@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from undrift.deploy.people import abort, approve, pause, resume
+from undrift.deploy.people import abort, approve, pause, resume, skip
 from undrift.deploy.rollout import Decision, Exposure, Rollout, RolloutState, Stage, reconcile, start
 from undrift.deploy.routes import reduce_rollout, reduce_route
 from undrift.errors import ConflictError
@@ -32,23 +33,38 @@ class RolloutMachine(RuleBasedStateMachine):
     projected: dict[str, object] | None
 
     @initialize(
+        strategy=st.sampled_from(["canary", "canary", "ab", "blue_green"]),
         shadow=st.booleans(),
-        approval=st.booleans(),
+        approval=st.sampled_from([False, True, "second_person"]),
+        frozen=st.booleans(),
         end=st.sampled_from(["pause", "roll_back", "promote"]),
         steps=st.sampled_from([(5.0, 10.0, 25.0, 50.0, 100.0), (1.0, 99.0), (100.0,), (20.0,)]),
     )
-    def begin(self, shadow: bool, approval: bool, end: str, steps: tuple[float, ...]) -> None:
+    def begin(
+        self, strategy: str, shadow: bool, approval: bool | str, frozen: bool, end: str, steps: tuple[float, ...]
+    ) -> None:
         declared = msgspec.convert(
-            {"steps": steps, "approval": approval, "on_timeout": end, "maximum": "12d", "minimum_units": 50}, Rollout
+            {
+                "strategy": strategy,
+                "steps": steps,
+                "approval": approval,
+                "on_timeout": end,
+                "maximum": "12d",
+                "minimum_units": 50,
+            },
+            Rollout,
         )
         if shadow:
             declared = msgspec.structs.replace(declared, shadow=Stage(hold="1d", minimum_units=50))
         self.now, self.exposed, self.seq, self.prev = BEGIN, 0, 0, GENESIS
         self.route = {"champion": "r-old", "champion_version": 1}
         self.projected = None
-        self.waits = approval
+        self.waits = bool(approval)
         # a rollout whose single step is 100 still begins there: blue-green in all but name
-        decision = start(declared, "r1", "m", ("r-new", 2), ("r-old", 1), self.now)
+        decision = start(
+            declared, "r1", "m", ("r-new", 2), ("r-old", 1), self.now, actor="person:ann", frozen="f" if frozen else ""
+        )
+        assert not frozen or decision.state.weight == 0.0
         self.state = decision.state
         self.take(decision)
 
@@ -77,12 +93,15 @@ class RolloutMachine(RuleBasedStateMachine):
         self.take(decision)
         grew = self.state.weight > before.weight or self.state.status == "succeeded" != before.status
         late = self.now - before.started_at >= timedelta(days=12) and before.declared.on_timeout == "promote"
-        if grew and not late:
+        assert not (grew and frozen)
+        first = before.stage == "canary" and before.step == -1
+        if grew and not late and not first:
             assert seen.verdict is Verdict.PASS
             assert units >= 50
             assert self.now - before.step_started_at >= timedelta(days=1)
-            assert not frozen
-        if grew:
+        if grew and first:
+            assert (before.weight, self.state.weight) == (0.0, before.declared.weights[0])
+        elif grew:
             assert verdicts
             assert seen.verdict <= Verdict.INCONCLUSIVE
             assert before.status == "running"
@@ -94,15 +113,27 @@ class RolloutMachine(RuleBasedStateMachine):
         if not before.over and self.state.status != "rolled_back":
             assert self.state.weight >= before.weight
 
-    @rule(who=st.sampled_from([pause, resume, approve, abort]))
-    def people_speak(self, who: object) -> None:
+    @rule(
+        who=st.sampled_from([pause, resume, approve, skip, abort]),
+        actor=st.sampled_from(["person:ann", "person:ben"]),
+        frozen=st.booleans(),
+    )
+    def people_speak(self, who: Callable[..., Decision], actor: str, frozen: bool) -> None:
         before = self.state
         try:
-            decision = who(before, self.now, actor="person:ann", why="said so")  # type: ignore[operator]
+            decision = who(before, self.now, actor=actor, why="said so", frozen="f" if frozen else "")
         except ConflictError:
             return
         assert not before.over
         self.take(decision)
+        assert self.state.status != "succeeded", "winning is for evidence"
+        assert not (frozen and self.state.weight > before.weight), "a freeze holds for people too"
+        if who is approve and before.declared.approval == "second_person":
+            assert actor != before.asked_by
+        if who is skip:
+            assert not before.deciding
+            assert self.state.step == before.step + 1
+            assert self.state.weight > before.weight
         if who is approve:
             self.waits = False
         if who in (pause, resume):

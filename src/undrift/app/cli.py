@@ -32,6 +32,7 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any], ...]]] = {
         cli_model.approve,
         cli_model.pause,
         cli_model.resume,
+        cli_model.skip,
         cli_model.abort,
     ),
     "Run it": (cli_run.dev, cli_run.serve, cli_run.work),

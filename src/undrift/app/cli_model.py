@@ -195,8 +195,8 @@ def roll_out(
 def roll_back(
     model: ModelArgument = "",
     to: Annotated[
-        int | None, typer.Option("--to", metavar="N", min=1, help="Make this version champion again.")
-    ] = None,
+        str, typer.Option("--to", metavar="VERSION", help="Make this version, or revision (r-...), champion again.")
+    ] = "",
     project: ProjectOption = Path(),
     who: AsOption = "",
     why: WhyOption = "",
@@ -204,7 +204,8 @@ def roll_back(
 ) -> None:
     """Take a release back.
 
-    Ends the rollout under way; without one, the former champion is champion again.
+    Ends the rollout under way; without one, the former champion is champion again. Works in a freeze, too. What was
+    taken back gets traffic again only when somebody says why.
 
     \b
         undrift roll-back --why "support calls about refunds"
@@ -214,84 +215,80 @@ def roll_back(
     from undrift.project import open_project
 
     with open_project(project) as opened:
-        event = releases.roll_back(opened, model, to=to, actor=actor(who), why=why)
+        event = releases.roll_back(opened, model, to=to or None, actor=actor(who), why=why)
     show(event, lambda: render.crowned(event), json=json)
 
 
-def approve(
-    model: ModelArgument = "",
-    project: ProjectOption = Path(),
-    who: AsOption = "",
-    why: WhyOption = "",
-    json: JsonOption = False,
-) -> None:
+def _saying(word: str, told: str) -> Callable[..., None]:
+    """The command that says one word of `releases.SAYINGS` to the rollout under way."""
+
+    def command(
+        model: ModelArgument = "",
+        project: ProjectOption = Path(),
+        who: AsOption = "",
+        why: WhyOption = "",
+        json: JsonOption = False,
+    ) -> None:
+        from undrift import releases
+
+        _on_rollout(project, json, lambda opened: releases.say(opened, word, model, actor=actor(who), why=why))
+
+    command.__name__ = word
+    command.__doc__ = told
+    return command
+
+
+approve = _saying(
+    "approve",
     """Approve the rollout that waits for it.
 
-    It may expose units then.
+    It may expose units then. Where its declaration asks for a second person, not by whoever started it.
 
     \b
         undrift approve --why "release meeting, 3 May"
-    """  # noqa: D301
-    from undrift import releases
-
-    _on_rollout(project, json, lambda opened: releases.approve(opened, model, actor=actor(who), why=why))
-
-
-def pause(
-    model: ModelArgument = "",
-    project: ProjectOption = Path(),
-    who: AsOption = "",
-    why: WhyOption = "",
-    json: JsonOption = False,
-) -> None:
+    """,
+)
+pause = _saying(
+    "pause",
     """Hold the rollout where it is.
 
     Evidence that it is bad still takes it back.
 
     \b
         undrift pause --why "holiday traffic"
-    """  # noqa: D301
-    from undrift import releases
-
-    _on_rollout(project, json, lambda opened: releases.pause(opened, model, actor=actor(who), why=why))
-
-
-def resume(
-    model: ModelArgument = "",
-    project: ProjectOption = Path(),
-    who: AsOption = "",
-    why: WhyOption = "",
-    json: JsonOption = False,
-) -> None:
+    """,
+)
+resume = _saying(
+    "resume",
     """Let a paused rollout go on.
 
     The hold of its step begins again.
 
     \b
         undrift resume
-    """  # noqa: D301
-    from undrift import releases
+    """,
+)
+skip = _saying(
+    "skip",
+    """Go to the next step of the rollout now.
 
-    _on_rollout(project, json, lambda opened: releases.resume(opened, model, actor=actor(who), why=why))
+    Without the time, the units and the verdict that this step asks for; needs --why. Never the last step, and not while
+    something is frozen.
 
-
-def abort(
-    model: ModelArgument = "",
-    project: ProjectOption = Path(),
-    who: AsOption = "",
-    why: WhyOption = "",
-    json: JsonOption = False,
-) -> None:
+    \b
+        undrift skip --why "a month of shadow at the sister site"
+    """,
+)
+abort = _saying(
+    "abort",
     """End the rollout under way.
 
     All units go back to the champion.
 
     \b
         undrift abort --why "wrong training data"
-    """  # noqa: D301
-    from undrift import releases
-
-    _on_rollout(project, json, lambda opened: releases.abort(opened, model, actor=actor(who), why=why))
+    """,
+)
 
 
 def _on_rollout(folder: Path, json: bool, verb: Callable[[Project], RolloutState]) -> None:

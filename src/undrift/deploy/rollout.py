@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from undrift.deploy.strategy import Guardrail, Rollout, Stage
+from undrift.deploy.strategy import Freeze, Guardrail, Rollout, Stage
 from undrift.errors import DeclarationError
 from undrift.event import Draft
 from undrift.finding import Report, Verdict
@@ -22,12 +22,15 @@ __all__ = [
     "TERMINAL",
     "Decision",
     "Exposure",
+    "Freeze",
     "Guardrail",
     "Rollout",
     "RolloutState",
     "Span",
     "Stage",
     "draft",
+    "first_step",
+    "go_on",
     "reconcile",
     "start",
 ]
@@ -44,7 +47,10 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a rollout stands. ``step`` is -1 in the shadow stage; ``weight`` is the percentage of units exposed.
+    """Where a rollout stands; ``weight`` is the percentage of units exposed.
+
+    ``step`` is -1 in the shadow stage, and in the canary stage before its first step: while it waits for an approval or
+    the end of a freeze. ``asked_by`` started it.
 
     ``spans`` are the weights so far with their beginnings; ``declared`` is the declaration it started with, so that a
     later change of the module does not move the goal of a rollout under way.
@@ -66,6 +72,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     exposed_units: int = 0
     step_units: int = 0
     blind: int = 0
+    asked_by: str = ""
     approved_by: str = ""
     verdict: str = ""
     reason: str = ""
@@ -75,6 +82,18 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     def over(self) -> bool:
         """True when nothing can happen to it any more."""
         return self.status in TERMINAL
+
+    @property
+    def deciding(self) -> bool:
+        """True where going on means winning: at the last weight below 100, or in the only stage of a shadow."""
+        weights = self.declared.weights
+        last = self.step + 1 >= len(weights) or weights[self.step + 1] >= 100
+        return last or self.declared.strategy == "shadow"
+
+    @property
+    def waits_for_approval(self) -> bool:
+        """True while only a person's word is missing for the first unit to be exposed."""
+        return self.status == "paused" and bool(self.declared.approval) and not self.approved_by and self.step == -1
 
     @property
     def subject(self) -> str:
@@ -125,12 +144,14 @@ def start(
     *,
     actor: str = "work",
     why: str = "",
+    frozen: str = "",
 ) -> Decision:
     """The first state of a rollout; pure.
 
     Parameters
     ----------
     candidate, champion : revision and version.
+    frozen : why no unit may be exposed now; it begins in shadow, or waits for the end of the freeze.
 
     Raises
     ------
@@ -139,8 +160,9 @@ def start(
     if candidate[0] == champion[0]:
         raise DeclarationError(f"rollout: revision {candidate[0]} is the champion of {model} already.")
     shadow = declared.shadow is not None
-    waits = declared.approval and not shadow
-    weight = 0.0 if shadow or waits else declared.steps[0]
+    waits = bool(declared.approval) and not shadow
+    begins = not (shadow or waits or frozen)
+    weight = declared.weights[0] if begins else 0.0
     state = RolloutState(
         id=rollout_id,
         model=model,
@@ -150,13 +172,14 @@ def start(
         champion_version=champion[1],
         declared=declared,
         stage="shadow" if shadow else "canary",
-        step=-1 if shadow or waits else 0,
+        step=0 if begins else -1,
         weight=weight,
         status="paused" if waits else "running",
         started_at=now,
         step_started_at=now,
-        reason="waits for approval" if waits else "",
-        spans=() if shadow or waits else (Span(weight, now),),
+        reason="waits for approval" if waits else f"frozen: {frozen}" if frozen and not shadow else "",
+        asked_by=actor,
+        spans=(Span(weight, now),) if begins else (),
     )
     text = why or f"version {candidate[1]} against version {champion[1]}, {_place(state)}"
     return Decision(state=state, drafts=(draft("rollout.started", state, now, text, actor=actor),), wake_at=_due(state))
@@ -194,6 +217,13 @@ def reconcile(
         return _end(seen, "rolled_back", f"{worst.why}{where}; {_exposed(seen)}", now, evidence)
     if seen.status == "paused":
         return _hold(seen, state.reason, now, evidence)
+    if seen.stage == "canary" and seen.step < 0:  # nobody is exposed yet, so there is nothing to judge
+        if frozen:
+            return _hold(seen, f"frozen: {frozen}", now, evidence)
+        state = first_step(seen, now)
+        text = f"the first units at {state.weight:g} %"
+        made = draft("rollout.advanced", state, now, text, evidence=evidence)
+        return Decision(state=state, drafts=(made,), wake_at=_due(state))
     if verdict is Verdict.ERROR and seen.blind >= declared.blind_ticks:
         broken = report.worse_than(Verdict.INCONCLUSIVE)[0]
         return _pause(seen, f"could not be measured {seen.blind} times in a row: {broken.why}", now, evidence)
@@ -203,7 +233,7 @@ def reconcile(
     if ready and not frozen:
         return _advance(declared, seen, now, evidence)
     if now - seen.started_at >= duration(declared.maximum):
-        return _time_out(declared, seen, verdict, now, evidence)
+        return _time_out(declared, seen, verdict, now, evidence, frozen)
     if frozen and ready:
         why = f"frozen: {frozen}"
     elif verdict is not Verdict.PASS:
@@ -213,6 +243,21 @@ def reconcile(
     else:
         why = f"held {_span(waited)} of {stage.hold}"
     return _hold(seen, why, now, evidence)
+
+
+def first_step(state: RolloutState, now: datetime) -> RolloutState:
+    """The state in which the first units are exposed, of one that waited for that."""
+    weight = state.declared.weights[0]
+    return msgspec.structs.replace(
+        state,
+        stage="canary",
+        status="running",
+        reason="",
+        step=0,
+        weight=weight,
+        step_started_at=now,
+        spans=(*state.spans, Span(weight, now)),
+    )
 
 
 def _stage(declared: Rollout, state: RolloutState) -> Stage:
@@ -284,19 +329,26 @@ def _end(state: RolloutState, status: Status, why: str, now: datetime, evidence:
     return Decision(state=state, drafts=(draft(f"rollout.{status}", state, now, why, evidence=evidence),))
 
 
+def go_on(state: RolloutState, now: datetime, why: str, *, kind: str, actor: str) -> Decision:
+    """The next weight without a judgement, as a person may want it; pure. Where that would be winning see people.py."""
+    after = _advance(state.declared, state, now, {}, why).state
+    return Decision(state=after, drafts=(draft(kind, after, now, why, actor=actor),), wake_at=_due(after))
+
+
 def _advance(
     declared: Rollout, state: RolloutState, now: datetime, evidence: dict[str, Any], why: str = ""
 ) -> Decision:
+    weights = declared.weights
     after_shadow = state.stage == "shadow"
     if after_shadow and declared.approval and not state.approved_by:
         return _pause(state, "waits for approval: the shadow stage passed", now, evidence)
     step = state.step + 1
-    wins = declared.strategy == "shadow" or step >= len(declared.steps) or declared.steps[step] >= 100
+    wins = declared.strategy == "shadow" or step >= len(weights) or weights[step] >= 100
     if wins:
-        state = msgspec.structs.replace(state, stage="canary", step=min(step, len(declared.steps) - 1))
+        state = msgspec.structs.replace(state, stage="canary", step=min(step, len(weights) - 1))
         text = why or f"every guardrail held; {_exposed(state)} before it won"
         return _end(state, "succeeded", text, now, evidence)
-    weight = declared.steps[step]
+    weight = weights[step]
     text = why or f"every guardrail held {_place(state)} over {state.step_units} units: on to {weight:g} %"
     state = msgspec.structs.replace(
         state,
@@ -314,12 +366,19 @@ def _advance(
 
 
 def _time_out(
-    declared: Rollout, state: RolloutState, verdict: Verdict, now: datetime, evidence: dict[str, Any]
+    declared: Rollout,
+    state: RolloutState,
+    verdict: Verdict,
+    now: datetime,
+    evidence: dict[str, Any],
+    frozen: str,
 ) -> Decision:
     why = f"no decision within {declared.maximum} (last verdict {verdict.name})"
     if declared.on_timeout == "roll_back":
         return _end(state, "rolled_back", f"{why}; {_exposed(state)}", now, evidence)
     measured = verdict <= Verdict.INCONCLUSIVE and state.step_units > 0
+    if frozen and declared.on_timeout == "promote":
+        return _hold(state, f"{why}; frozen: {frozen}", now, evidence)
     if declared.on_timeout == "promote" and measured and (not declared.approval or state.approved_by):
         return _end(state, "succeeded", f"{why}, and the declaration says to promote", now, evidence)
     return _pause(state, why, now, evidence)

@@ -40,6 +40,7 @@ _ROLLOUT_KINDS: Final = frozenset(
         "paused",
         "resumed",
         "approved",
+        "skipped",
         "succeeded",
         "rolled_back",
         "aborted",
@@ -54,7 +55,10 @@ _EMPTY: Final[dict[str, Any]] = {
     "weight": 0.0,
     "salt": "",
     "rollout": "",
+    "unit": "",
+    "without_unit": "prediction",
     "previous": [],
+    "withdrawn": {},
 }
 
 
@@ -74,7 +78,17 @@ def _crown(route: dict[str, Any], revision: str, version: int) -> dict[str, Any]
 
 
 def _no_candidate(route: dict[str, Any]) -> dict[str, Any]:
-    return {**route, "candidate": "", "candidate_version": 0, "weight": 0.0, "salt": "", "rollout": ""}
+    kept = ("champion", "champion_version", "previous", "withdrawn")
+    return {**_EMPTY, **{name: route[name] for name in kept}}
+
+
+def _withdrawn(route: dict[str, Any], revision: str, why: str) -> dict[str, Any]:
+    """The route with a revision that was taken back: it gets traffic again only when a person says why."""
+    return {**route, "withdrawn": {**route["withdrawn"], revision: why}}
+
+
+def _forgiven(route: dict[str, Any], revision: str) -> dict[str, Any]:
+    return {**route, "withdrawn": {name: why for name, why in route["withdrawn"].items() if name != revision}}
 
 
 def reduce_route(value: dict[str, Any] | None, event: Event, key: str) -> dict[str, Any] | None:
@@ -84,13 +98,17 @@ def reduce_route(value: dict[str, Any] | None, event: Event, key: str) -> dict[s
         revision, version = str(event.payload["revision"]), int(event.payload["version"])
         if revision == route["candidate"]:
             route = _no_candidate(route)
-        return _crown(route, revision, version)
+        if event.payload.get("withdrawn"):
+            route = _withdrawn(route, str(event.payload["withdrawn"]), event.why)
+        return _forgiven(_crown(route, revision, version), revision)
     state = event.payload["state"]
     if event.kind == "rollout.succeeded":
-        return _crown(_no_candidate(route), state["candidate"], state["candidate_version"])
+        crowned = _crown(_no_candidate(route), state["candidate"], state["candidate_version"])
+        return _forgiven(crowned, state["candidate"])
     ended = event.kind in ("rollout.rolled_back", "rollout.aborted")
     if ended:
-        return _no_candidate(route) if route["rollout"] == state["id"] else route
+        route = _no_candidate(route) if route["rollout"] == state["id"] else route
+        return _withdrawn(route, state["candidate"], event.why) if event.kind == "rollout.rolled_back" else route
     if event.kind != "rollout.started" and route["rollout"] != state["id"]:
         return route
     return {
@@ -100,6 +118,8 @@ def reduce_route(value: dict[str, Any] | None, event: Event, key: str) -> dict[s
         "weight": state["weight"],
         "salt": state["id"],
         "rollout": state["id"],
+        "unit": state["declared"].get("unit", ""),
+        "without_unit": state["declared"].get("without_unit", "prediction"),
     }
 
 
@@ -169,6 +189,8 @@ def build_table(
                 weight=float(route["weight"]),
                 salt=route["salt"],
                 rollout=route["rollout"],
+                unit=route.get("unit", ""),
+                without_unit=route.get("without_unit", "prediction"),
             )
         )
     return RoutingTable(epoch=epoch, routes=tuple(routes), sources=tuple(sources), views=tuple(views))

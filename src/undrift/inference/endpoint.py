@@ -22,7 +22,7 @@ from undrift.errors import DeadlineError, ModelError, OverloadError, PredictionE
 from undrift.ids import new_id, to_micros
 from undrift.inference.batcher import Batcher
 from undrift.inference.predictor import Outputs
-from undrift.inference.router import Choice, Placed, Route, Variant, pick
+from undrift.inference.router import Choice, Placed, Route, Variant, assign
 from undrift.state.ports import Online
 
 __all__ = ["Answered", "Call", "Endpoint", "Revision", "Row"]
@@ -166,9 +166,9 @@ class Endpoint:
         """
         interface = self.interface
         ids = self._ids(interface, rows)
-        units = [str(row.get(interface.unit) or known) for row, known in zip(rows, ids, strict=True)]
+        field = self.route.unit or interface.unit
+        units, choices = assign(self.route, field, [row.get(field) if field else None for row in rows], ids)
         at = [self._at(interface, row, call) for row in rows]
-        choices = [pick(self.route, unit) for unit in units]
         work = _Work(self, rows, call, online, ids, units, at, choices)
         groups: dict[str, list[int]] = {}
         for place, choice in enumerate(choices):

@@ -8,15 +8,27 @@ in routes.py.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from undrift.data.features import FeatureView, Source
 from undrift.errors import StateError
 
-__all__ = ["Choice", "Placed", "Route", "RoutingTable", "TableFile", "Variant", "bucket", "pick", "read_table"]
+__all__ = [
+    "Choice",
+    "Placed",
+    "Route",
+    "RoutingTable",
+    "TableFile",
+    "Variant",
+    "assign",
+    "bucket",
+    "pick",
+    "read_table",
+]
 
 FORMAT: Final = 1
 
@@ -33,7 +45,11 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The variants of one model. ``weight`` is the percentage of units on the candidate, [0, 100]."""
+    """The variants of one model. ``weight`` is the percentage of units on the candidate, [0, 100].
+
+    ``unit``: the request field that is assigned, the champion's own if empty. ``without_unit``: what a row without it
+    is: its own unit (``prediction``), or always the champion's and part of no comparison (``champion``).
+    """
 
     model: str
     champion: str
@@ -42,6 +58,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weight: float = 0.0
     salt: str = ""
     rollout: str = ""
+    unit: str = ""
+    without_unit: Literal["prediction", "champion"] = "prediction"
 
 
 class RoutingTable(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -79,6 +97,27 @@ def pick(route: Route, unit: str) -> Choice:
     if bucket(route.salt, unit) < route.weight:
         return Choice("candidate", route.candidate, share)
     return Choice("champion", route.champion, 1.0 - share)
+
+
+def assign(route: Route, field: str, values: Sequence[Any], ids: Sequence[str]) -> tuple[list[str], list[Choice]]:
+    """The unit and the variant of each row.
+
+    Parameters
+    ----------
+    field : the request field that holds the unit; empty if every prediction is its own unit.
+    values : what the rows have in it; None and empty text are no unit.
+    ids : of the predictions: the unit of rows without one.
+    """
+    units, choices = [], []
+    for value, known in zip(values, ids, strict=True):
+        missing = value is None or value == ""
+        unit = known if missing else str(value)
+        units.append(unit)
+        if missing and field and route.without_unit == "champion":
+            choices.append(Choice("champion", route.champion, 1.0))
+        else:
+            choices.append(pick(route, unit))
+    return units, choices
 
 
 def read_table(path: Path) -> RoutingTable:
