@@ -25,7 +25,16 @@ __all__ = ["FILE_NAME", "Settings", "SinkSettings", "find", "given", "load", "se
 FILE_NAME: Final = "undrift.toml"
 PREFIX: Final = "UNDRIFT_"
 REFERENCES: Final = ("env:", "file:")
+PLATFORM: Final = {
+    "AIP_HTTP_PORT": "serve.port",
+    "AIP_PREDICT_ROUTE": "serve.predict_route",
+    "AIP_HEALTH_ROUTE": "serve.health_route",
+    "SAGEMAKER_BIND_TO_PORT": "serve.port",
+    "SAGEMAKER_MODEL_NAME": "serve.model",
+}
+"""What Vertex AI and SageMaker ask of a container, by the variables they set; an UNDRIFT_* variable wins."""
 _SCHEME: Final = re.compile(r"^[a-z][a-z0-9+]+:")
+_ROUTE: Final = re.compile(r"/[A-Za-z0-9._~:@!$&'()*+,;=/-]*")
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,6 +82,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     segment_bytes: int = 16 * 1024 * 1024
     segment_seconds: float = 5.0
     wrapper: str = ""
+    model: str = ""
+    predict_route: str = ""
+    health_route: str = ""
 
 
 class WorkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -212,16 +224,29 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def _from_platform(environ: Mapping[str, str]) -> dict[str, dict[str, tuple[str, str]]]:
+    """The settings that a platform's variables stand for, each with the variable's name."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for variable, setting in PLATFORM.items():
+        if environ.get(variable):
+            section, _, key = setting.partition(".")
+            found.setdefault(section, {})[key] = (variable, environ[variable])
+    if found and any(variable.startswith(("AIP_", "SAGEMAKER_")) for variable in environ):
+        found["serve"].setdefault("host", ("the platform", "0.0.0.0"))  # a container is asked from outside
+    return found
+
+
 def _typed(section: str, merged: Mapping[str, Any], origins: Mapping[str, str]) -> Any:
     kind = _TYPES[section]
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
     values = {}
     for key, value in merged.items():
         origin = origins[f"{section}.{key}"]
-        if origin.startswith(PREFIX) and str(types[key]).startswith("tuple"):
+        from_text = origin.startswith(PREFIX) or origin in PLATFORM
+        if from_text and str(types[key]).startswith("tuple"):
             value = [part.strip() for part in value.split(",") if part.strip()]
         try:
-            values[key] = msgspec.convert(value, types[key], strict=not origin.startswith(PREFIX))
+            values[key] = msgspec.convert(value, types[key], strict=not from_text)
         except msgspec.ValidationError as error:
             shown = "" if isinstance(value, dict) else f" = {value!r}"  # a table may hold what nobody should read
             raise SettingsError(f"{origin}: {section}.{key}{shown}: {error}.") from error
@@ -257,6 +282,11 @@ def _check_values(settings: Settings) -> None:
             )
         if not 0 < sink.timeout_seconds < math.inf:
             raise SettingsError(f"{where}.timeout_seconds must be a number above 0.")
+    for name in ("predict_route", "health_route"):
+        route = getattr(settings.serve, name)
+        if route and not _ROUTE.fullmatch(route):
+            origin = settings.origins.get(f"serve.{name}")
+            raise SettingsError(f"{origin}: serve.{name} = {route!r} must be a path, as '/predict'.")
     if not 0 <= settings.serve.port <= 65535:
         raise SettingsError(f"{settings.origins.get('serve.port')}: serve.port must be in 0..65535 (0: any free one).")
 
@@ -283,13 +313,17 @@ def load(file: Path | None, environ: Mapping[str, str] | None = None) -> Setting
             raise SettingsError(f"{file} is not valid TOML: {error}.") from error
         _check_names(raw, str(file))
     variables = _from_environment(os.environ if environ is None else environ)
+    platform = _from_platform(os.environ if environ is None else environ)
     sections: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for section in SECTIONS:
         from_file, from_env = dict(raw.get(section, {})), variables.get(section, {})
         origins.update({f"{section}.{key}": str(file) for key in from_file})
         origins.update({f"{section}.{key}": f"{PREFIX}{section.upper()}__{key.upper()}" for key in from_env})
-        sections[section] = _typed(section, {**from_file, **from_env}, origins)
+        from_platform = platform.get(section, {})
+        origins.update({f"{section}.{key}": name for key, (name, _) in from_platform.items() if key not in from_env})
+        told = {key: value for key, (_, value) in from_platform.items()}
+        sections[section] = _typed(section, {**from_file, **told, **from_env}, origins)
     root = str(file.resolve().parent) if file is not None else str(Path.cwd())
     settings = Settings(**sections, root=root, origins=origins)
     _check_values(settings)

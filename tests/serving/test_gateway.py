@@ -74,13 +74,6 @@ def test_each_row_is_answered_by_the_variant_of_its_unit_and_recorded_before(liv
     assert (record.features["weekend"], record.event_time) == (1.0, saturday)
 
 
-def test_rows_and_columns_are_answered_alike(live: Server) -> None:
-    rows = flights(3, 100)
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    by_column = live.client.post("/v1/models/flights:predict", json={"inputs": columns})
-    assert by_column.json()["predictions"] == live.predict(rows).json()["predictions"]
-
-
 def test_other_tasks_answer_in_their_own_shape(live: Server) -> None:
     (band,) = live.predict(flights(1), "bands").json()["predictions"]
     assert list(band["scores"]) == ["low", "middle", "high"]

@@ -18,7 +18,15 @@ from undrift.capture.capture import PredictionRecord
 from undrift.data.decoder import Decoder
 from undrift.data.features import compute, entity_key
 from undrift.develop.bundle import Interface, Manifest
-from undrift.errors import DeadlineError, ModelError, OverloadError, PredictionError, RequestError, StateError
+from undrift.errors import (
+    DeadlineError,
+    ModelError,
+    NotFoundError,
+    OverloadError,
+    PredictionError,
+    RequestError,
+    StateError,
+)
 from undrift.ids import new_id, to_micros
 from undrift.inference.batcher import Batcher
 from undrift.inference.predictor import Outputs
@@ -143,10 +151,14 @@ class Endpoint:
     route : which variant answers whom.
     revisions : the loaded revisions by name, the champion among them.
     epoch : of the table the route comes from.
+    called : what records and answers call the champion.
     """
 
-    def __init__(self, route: Route, revisions: Mapping[str, Revision], epoch: int) -> None:
-        self.route, self.revisions, self.epoch = route, dict(revisions), epoch
+    def __init__(
+        self, route: Route, revisions: Mapping[str, Revision], epoch: int, *, called: Variant = "champion"
+    ) -> None:
+        self.route, self.revisions, self.epoch, self.called = route, dict(revisions), epoch, called
+        self._pinned: dict[str, Endpoint] = {}
         self.champion = self.revisions[route.champion]
         contract = self.champion.interface.contract
         self.same_contract = {name for name, each in self.revisions.items() if each.interface.contract == contract}
@@ -155,6 +167,28 @@ class Endpoint:
     def interface(self) -> Interface:
         """The champion's interface: the one requests are decoded by."""
         return self.champion.interface
+
+    def pinned(self, version: str) -> Endpoint:
+        """The model answered by one of its loaded versions alone, whatever the route says.
+
+        Its records have propensity 1, so a rollout's judge leaves them out: nobody drew that variant.
+
+        Raises
+        ------
+        NotFoundError : no such version is loaded.
+        """
+        if version not in self._pinned:
+            found = [name for name, each in self.revisions.items() if str(each.placed.version) == version]
+            if not found:
+                loaded = ", ".join(sorted({str(each.placed.version) for each in self.revisions.values()}))
+                raise NotFoundError(
+                    f"version {version[:20]!r} of model {self.route.model!r} is not loaded; loaded: {loaded}."
+                )
+            name = self.route.champion if self.route.champion in found else found[0]
+            route = Route(model=self.route.model, champion=name, revisions=self.route.revisions)
+            called: Variant = "champion" if name == self.route.champion else "candidate"
+            self._pinned[version] = Endpoint(route, {name: self.revisions[name]}, self.epoch, called=called)
+        return self._pinned[version]
 
     async def answer(self, rows: Sequence[Values], call: Call, online: Online | None) -> Answered:
         """Answer the rows of one request.
@@ -283,7 +317,7 @@ class _Work:
 
     def _variant(self, revision: Revision) -> Variant:
         """Who answered; where the champion stands in for a candidate that failed, that is the champion."""
-        return "champion" if revision is self.endpoint.champion else "candidate"
+        return self.endpoint.called if revision is self.endpoint.champion else "candidate"
 
     def _record(
         self,

@@ -1,20 +1,20 @@
-"""The HTTP interface of the data plane: what each path does with a request that HTTP itself finds no fault with.
+"""What the data plane does beside predicting (labels, events, sources, health), and what every prediction ends in.
 
-Shapes on the wire stand in protocols/, answering in inference/endpoint.py, sockets in connection.py. Another protocol
-brings a list of paths of its own.
+Each path gets a request that HTTP itself finds no fault with. Shapes on the wire stand in protocols/, predicting in
+predict_api.py, answering in inference/endpoint.py, sockets in connection.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from importlib import metadata
 from typing import Any
 
 from undrift.capture.capture import EventRecord, LabelRecord, Recorder, SourceRecord, WatermarkRecord
 from undrift.errors import CaptureError, NotFoundError, RequestError, StateError
 from undrift.inference.endpoint import Answered, Call, Endpoint
-from undrift.protocols import rest
+from undrift.protocols import labels
+from undrift.protocols.wire import encode
 from undrift.serving.connection import Reply
 from undrift.serving.paths import Asked, Path
 from undrift.serving.placement import Placement
@@ -42,23 +42,26 @@ class Api:
     def paths(self) -> list[Path]:
         """The lines of the table that these handlers fill."""
         return [
-            Path("POST", "/v1/models/{name}:predict", self._predict, "predict", abandon=True),
-            Path("GET", "/v1/models/{name}", self._model, "model"),
             Path("POST", "/v1/models/{name}/labels", self._labels, "labels"),
             Path("POST", "/v1/models/{name}/events", self._events, "events"),
             Path("POST", "/v1/sources/{name}", self._source, "source"),
             Path("POST", "/v1/watermark", self._watermark, "watermark"),
-            Path("POST", "/v2/models/{name}/infer", self._infer, "infer", abandon=True),
-            Path("GET", "/v2/models/{name}", self._model_v2, "model"),
-            Path("GET", "/v2/models/{name}/ready", self._model_ready, "health"),
-            Path("GET", "/v2", self._about, "about"),
-            Path("GET", "/v2/", self._about, "about"),
             Path("GET", "/v2/health/live", self._live, "health"),
             Path("GET", "/healthz", self._live, "health"),
-            Path("GET", "/v2/health/ready", self._ready, "health"),
-            Path("GET", "/readyz", self._ready, "health"),
+            Path("GET", "/v2/health/ready", self.ready, "health"),
+            Path("GET", "/readyz", self.ready, "health"),
             Path("GET", "/metrics", self._metrics, "metrics"),
         ]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are answered: a table is loaded, and the process is not about to end."""
+        return self._placement.ready and not self.draining
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the models that are served."""
+        return sorted(self._placement.endpoints)
 
     def endpoint(self, name: str) -> Endpoint:
         """The endpoint of a model.
@@ -112,40 +115,25 @@ class Api:
         if flagged:
             self._meters.flagged.labels(model).inc(flagged)
 
-    async def _predict(self, asked: Asked) -> Reply:
-        endpoint = self.endpoint(asked.name)
-        rows = endpoint.champion.decoder.instances(asked.body)
-        answered = await self.answered(endpoint, rows, asked.call)
-        body = rest.v1_answer(endpoint.interface, answered.rows, asked.call.request_id)
-        return Reply(200, body, epoch=endpoint.epoch)
-
-    async def _infer(self, asked: Asked) -> Reply:
-        endpoint = self.endpoint(asked.name)
-        rows, asked_id = rest.read_tensors(endpoint.champion.decoder, asked.body)
-        answered = await self.answered(endpoint, rows, asked.call)
-        known_id = asked_id or asked.call.request_id
-        body = rest.v2_answer(endpoint.interface, asked.name, answered.rows, known_id)
-        return Reply(200, body, epoch=endpoint.epoch)
-
     async def _labels(self, asked: Asked) -> Reply:
         interface = self.endpoint(asked.name).interface
         now = asked.call.received_at
         records = []
-        for place, entry in enumerate(rest.read_labels(asked.body)):
+        for place, entry in enumerate(labels.read_labels(asked.body)):
             at = self._happened(entry.event_time, now, "label", f"$.labels[{place}].event_time")
-            label = rest.label_of(interface, entry, place)
+            label = labels.label_of(interface, entry, place)
             records.append(
                 LabelRecord(model=asked.name, prediction_id=str(entry.id), label=label, event_time=at, received_at=now)
             )
         if records:
             await self._recorder.write(records, required=True)
             self._meters.labels.labels(asked.name).inc(len(records))
-        return Reply(200, rest.encode({"accepted": len(records)}))
+        return Reply(200, encode({"accepted": len(records)}))
 
     def _happened(self, told: datetime | int | None, now: int, what: str, path: str) -> int:
         """The microsecond at which something sent to us happened; now where nobody says and time is the wall clock."""
         if told is not None:
-            return rest.micros_of(told, path)
+            return labels.micros_of(told, path)
         if self._event_mode:
             raise RequestError(f"the {what}'s time was expected, because time.mode = 'event'", path=path)
         return now
@@ -154,7 +142,7 @@ class Api:
         self.endpoint(asked.name)
         now = asked.call.received_at
         records = []
-        for place, entry in enumerate(rest.read_events(asked.body)):
+        for place, entry in enumerate(labels.read_events(asked.body)):
             at = self._happened(entry.event_time, now, "event", f"$.events[{place}].event_time")
             records.append(
                 EventRecord(
@@ -165,7 +153,7 @@ class Api:
         if records:
             await self._recorder.write(records, required=True)
             self._meters.events.labels(asked.name).inc(len(records))
-        return Reply(200, rest.encode({"accepted": len(records)}))
+        return Reply(200, encode({"accepted": len(records)}))
 
     async def _source(self, asked: Asked) -> Reply:
         endpoint = self._placement.sources.get(asked.name)
@@ -174,7 +162,7 @@ class Api:
                 raise StateError(f"source {asked.name[:100]!r} is not known yet.", hint="See /readyz for the reason.")
             known = ", ".join(sorted(self._placement.sources)) or "none"
             raise NotFoundError(f"there is no source {asked.name[:100]!r} here; known: {known}.")
-        rows = rest.read_source(endpoint.decoder, asked.body)
+        rows = labels.read_source(endpoint.decoder, asked.body)
         key = asked.headers.get(b"idempotency-key", b"").decode("latin-1")
         now = asked.call.received_at
         # the online store first: what it holds is replaced by the same when the caller tries again
@@ -189,35 +177,22 @@ class Api:
         if records:
             await self._recorder.write(records, required=True)
             self._meters.source_rows.labels(asked.name).inc(len(records))
-        return Reply(200, rest.encode({"accepted": len(records)}))
+        return Reply(200, encode({"accepted": len(records)}))
 
     async def _watermark(self, asked: Asked) -> Reply:
         if not self._event_mode:
             raise RequestError("watermarks are for time.mode = 'event'; here the wall clock tells the time")
-        at = rest.read_watermark(asked.body)
+        at = labels.read_watermark(asked.body)
         await self._recorder.write([WatermarkRecord(event_time=at, received_at=asked.call.received_at)], required=True)
-        return Reply(200, rest.encode({"accepted": 1}))
-
-    async def _model(self, asked: Asked) -> Reply:
-        return Reply(200, rest.v1_metadata(self.endpoint(asked.name)))
-
-    async def _model_v2(self, asked: Asked) -> Reply:
-        return Reply(200, rest.v2_metadata(self.endpoint(asked.name)))
-
-    async def _model_ready(self, asked: Asked) -> Reply:
-        self.endpoint(asked.name)
-        return Reply(200, rest.encode({"name": asked.name, "ready": True}))
-
-    async def _about(self, asked: Asked) -> Reply:
-        about = {"name": "undrift", "version": metadata.version("undrift"), "extensions": []}
-        return Reply(200, rest.encode(about))
+        return Reply(200, encode({"accepted": 1}))
 
     async def _live(self, asked: Asked) -> Reply:
-        return Reply(200, rest.encode({"live": True}))
+        return Reply(200, encode({"live": True}))
 
-    async def _ready(self, asked: Asked) -> Reply:
+    async def ready(self, asked: Asked) -> Reply:
+        """Whether requests are answered, and by what."""
         placement = self._placement
-        ready = placement.ready and not self.draining
+        ready = self.is_ready
         models = {
             name: {"epoch": endpoint.epoch, "champion": endpoint.route.champion, "candidate": endpoint.route.candidate}
             for name, endpoint in placement.endpoints.items()
@@ -226,7 +201,7 @@ class Api:
             "ready": ready, "draining": self.draining, "epoch": placement.epoch, "models": models,
             "problems": placement.problems, "uncaptured": self._recorder.lost,
         }  # fmt: skip
-        return Reply(200 if ready else 503, rest.encode(body))
+        return Reply(200 if ready else 503, encode(body))
 
     async def _metrics(self, asked: Asked) -> Reply:
         for name, endpoint in self._placement.endpoints.items():

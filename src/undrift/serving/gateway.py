@@ -14,11 +14,12 @@ from undrift.capture.capture import Recorder
 from undrift.errors import RequestError, UndriftError
 from undrift.ids import new_id
 from undrift.inference.endpoint import Call
-from undrift.protocols import rest
+from undrift.protocols.wire import encode, error_body, status_of
 from undrift.serving.api import Api
 from undrift.serving.connection import JSON, Head, Reply, Request
 from undrift.serving.paths import Asked, Path, Paths
 from undrift.serving.placement import Placement
+from undrift.serving.predict_api import PredictApi
 from undrift.serving.telemetry import Meters, notice
 from undrift.settings import Settings
 
@@ -41,11 +42,12 @@ class Gateway:
         self._serve = settings.serve
         self._placement, self._meters = placement, meters
         self._api = Api(settings, placement, recorder, meters)
+        self._predict_api = PredictApi(settings, self._api)
         self._paths = Paths(self._table())
 
     def _table(self) -> Sequence[Path]:
         """All paths of all protocols."""
-        return self._api.paths()
+        return [*self._api.paths(), *self._predict_api.paths()]
 
     @property
     def draining(self) -> bool:
@@ -83,7 +85,7 @@ class Gateway:
         self, status: int, message: str, label: str = "none", headers: tuple[tuple[bytes, bytes], ...] = ()
     ) -> Reply:
         self._meters.requests.labels(label, str(status)).inc()
-        return Reply(status, rest.encode({"error": message}), (*self._usual(new_id(), None), *headers))
+        return Reply(status, encode({"error": message}), (*self._usual(new_id(), None), *headers))
 
     def may_abandon(self, request: Request) -> bool:
         """Whether the work may be dropped once the caller has hung up."""
@@ -104,7 +106,7 @@ class Gateway:
             reply = self._failed(error)
         except Exception as error:  # noqa: BLE001  the last edge: a fault of ours must not end the worker
             notice("fault", request_id=request_id, path=found.path, error=f"{type(error).__name__}: {error}")
-            reply = Reply(500, rest.encode({"error": "internal error", "request_id": request_id}))
+            reply = Reply(500, encode({"error": "internal error", "request_id": request_id}))
         self._meters.requests.labels(path.label, str(reply.status)).inc()
         self._meters.seconds.labels(path.label).observe(time.monotonic() - started)
         return Reply(
@@ -129,13 +131,13 @@ class Gateway:
         return min(int(asked), self._serve.timeout_ms) / 1000
 
     def _failed(self, error: UndriftError) -> Reply:
-        status = rest.status_of(error)
+        status = status_of(error)
         headers: tuple[tuple[bytes, bytes], ...] = ()
         if status == 503:
             headers = ((b"retry-after", str(max(1, round(getattr(error, "retry_after", 1.0)))).encode()),)
         if status in (503, 504):
             self._meters.refused.labels(type(error).__name__.removesuffix("Error").lower()).inc()
-        return Reply(status, rest.error_body(error), headers)
+        return Reply(status, error_body(error), headers)
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
