@@ -23,7 +23,7 @@
     └── ServeError               the server cannot start or stay up
 
 A message says what was seen, where, what was expected and what to do. No transport stands here: app/api.py and
-protocols/rest.py map errors to HTTP, app/cli.py to exit codes.
+protocols/wire.py map errors to HTTP, app/cli.py to exit codes.
 """
 
 from __future__ import annotations

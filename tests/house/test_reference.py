@@ -67,7 +67,7 @@ def served_paths() -> set[str]:
     for file in (ROOT / "src/undrift/serving").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Path"
-            if called and len(node.args) >= 4:  # not pathlib's
+            if called and len(node.args) >= 4 and isinstance(node.args[1], ast.Constant):  # pathlib's; settings' own
                 found.add(re.sub(r"\{\w+\}", "*", str(ast.literal_eval(node.args[1]))).rstrip("/"))
     return found
 
