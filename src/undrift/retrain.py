@@ -40,7 +40,7 @@ def run_retrain(project: Project, name: str, at: datetime, *, why: str) -> list[
     model = project.model(name)
     assert model.retrain is not None, "a retrain job exists only for models that declare it"
     window = training_window(model.retrain, at)
-    rows = outcomes(project.lake, name, window.start, window.end, at)
+    rows = outcomes(project.lake, name, window.start, window.end, at, columns=("event_time", "prediction_id", "inputs"))
     spoiled = spoiled_windows(project.journal.items("incident"), name, at, kinds=model.retrain.refuse_while)
     fresh = fresh_rows(model.retrain, model.interface(), rows, at, spoiled=spoiled)
     if not fresh.enough:
@@ -74,7 +74,8 @@ def _with_history(project: Project, model: Model, fresh: Fresh) -> pa.Table:
     past = past.filter(inside)
     labels = past[interface.label]
     if interface.task != "regression":
-        labels = pa.array([label_text(value) for value in labels.to_pylist()], pa.string())
+        coded = labels.combine_chunks().dictionary_encode()
+        labels = pa.array([label_text(value) for value in coded.dictionary.to_pylist()], pa.string()).take(coded.indices)
     past = past.set_column(past.column_names.index(interface.label), interface.label, labels)
     shared = [column for column in fresh.table.column_names if column in past.column_names]
     fields = [fresh.table.schema.field(column) for column in shared]
@@ -100,23 +101,25 @@ def _challenge(project: Project, model: Model, fresh: Fresh, table: pa.Table, at
     read_anew(project.root)  # a worker runs for weeks; the code that is bundled is the file's, so let it be what trains
     prepared = prepare(project, model, table, actor="work", name=f"{name}_fresh")
     held_out = _share_held_out(prepared.table, model.time, duration(model.retrain.fresh), model.holdout)
-    done = training.train(
-        model.interface(classes_of(model, prepared.table)),
-        resolve_function(project.root, model.train, what=f"train of model {name!r}"),
-        prepared.table,
-        artifacts=project.artifacts,
-        trust=project.settings.trust,
-        folds=0,
-        holdout=held_out,
-        seed=model.seed,
-        gap=duration(model.maturity),
-        tracking=project.tracking,
-        dataset=prepared.dataset,
-        dataset_hash=prepared.dataset_hash,
-        code=transform_code(project, model),
-        root=project.root,
-        params={"asked_by": why},
-    )
+    function = resolve_function(project.root, model.train, what=f"train of model {name!r}")
+    with training.threads_limited(project.settings.work.threads):
+        done = training.train(
+            model.interface(classes_of(model, prepared.table)),
+            function,
+            prepared.table,
+            artifacts=project.artifacts,
+            trust=project.settings.trust,
+            folds=0,
+            holdout=held_out,
+            seed=model.seed,
+            gap=duration(model.maturity),
+            tracking=project.tracking,
+            dataset=prepared.dataset,
+            dataset_hash=prepared.dataset_hash,
+            code=transform_code(project, model),
+            root=project.root,
+            params={"asked_by": why},
+        )
     report = judge_by_gate(
         project,
         model,

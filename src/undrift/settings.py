@@ -88,12 +88,17 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class WorkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The worker: how often it looks, how long a few records may wait for more, how long a claim on a job holds."""
+    """The worker: how often it looks, how long a few records may wait for more, how long a claim on a job holds.
+
+    ``threads``: of numeric libraries while a challenger is trained; 0 for half of the cores, so that ingest, ticks and
+    servers on the same machine keep the rest.
+    """
 
     poll_seconds: float = 0.5
     linger_seconds: float = 1.0
     lease_seconds: float = 15.0
     attempts: int = 3
+    threads: int = 0
 
 
 class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -269,7 +274,7 @@ def _check_values(settings: Settings) -> None:
     positive = {
         name: value
         for name, value, _ in settings.values()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name != "serve.port"
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("serve.port", "work.threads")
     }
     for name, value in positive.items():
         if not 0 < value < math.inf:
@@ -287,6 +292,8 @@ def _check_values(settings: Settings) -> None:
         if route and not _ROUTE.fullmatch(route):
             origin = settings.origins.get(f"serve.{name}")
             raise SettingsError(f"{origin}: serve.{name} = {route!r} must be a path, as '/predict'.")
+    if settings.work.threads < 0:
+        raise SettingsError(f"{settings.origins.get('work.threads')}: work.threads must be 0 (half the cores) or more.")
     if not 0 <= settings.serve.port <= 65535:
         raise SettingsError(f"{settings.origins.get('serve.port')}: serve.port must be in 0..65535 (0: any free one).")
 

@@ -76,9 +76,19 @@ def _content(column: pa.ChunkedArray) -> list[bytes]:
         values = pc.fill_null(column, pa.scalar(0, kind)).to_numpy()
         return [np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()]
     if pa.types.is_string(kind):
-        texts = [text.encode() for text in pc.fill_null(column, "").to_pylist()]
-        return [np.array([len(text) for text in texts], dtype="<i8").tobytes(), *texts]
+        texts = pc.fill_null(column, "").cast(pa.large_binary())
+        lengths = pc.binary_length(texts).to_numpy()
+        return [np.asarray(lengths, dtype="<i8").tobytes(), *(_letters(chunk) for chunk in texts.chunks)]
     return [canonical_json(column.to_pylist())]
+
+
+def _letters(texts: pa.LargeBinaryArray) -> bytes:
+    """All texts of an array, one behind the other."""
+    _, offsets, letters = texts.buffers()
+    if letters is None or not len(texts):
+        return b""
+    ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return memoryview(letters)[ends[0] : ends[-1]].tobytes()
 
 
 def store(lake: Lake, name: str, table: pa.Table, *, quarantined: pa.Table | None = None) -> Dataset:

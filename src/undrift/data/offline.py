@@ -137,20 +137,31 @@ def on_demand(rows: pa.Table, transform: Transform, function: Function) -> pa.Ta
     DataError : an input is no column.
     PredictionError : the function failed; says at which row.
     """
-    where = "the rows"
-    inputs = [_values(_column(rows, name, where)) for name in transform.inputs]
+    columns = [_column(rows, name, "the rows") for name in transform.inputs]
+    which, first = _distinct(columns, rows.num_rows)  # equal inputs, equal outputs: computed once
+    inputs = [_values(column.take(pa.array(first))) for column in columns]
     given: list[dict[str, Any]] = []
-    known: dict[tuple[Any, ...], dict[str, Any]] = {}  # equal inputs, equal outputs: computed once
-    asked = zip(*inputs, strict=True) if inputs else iter([()] * rows.num_rows)
-    for row, values in enumerate(asked):
+    for row, values in zip(first.tolist(), zip(*inputs, strict=True) if inputs else [()] * len(first), strict=True):
         try:
-            if values not in known:
-                known[values] = compute(transform, function, dict(zip(transform.inputs, values, strict=True)))
-            given.append(known[values])
+            given.append(compute(transform, function, dict(zip(transform.inputs, values, strict=True))))
         except PredictionError as error:
             raise PredictionError(f"{error.message} (row {row} of {rows.num_rows})") from error
-    arrays = {f.name: pa.array([each[f.name] for each in given], ARROW[f.type]) for f in transform.outputs}
+    places = pa.array(which)
+    arrays = {f.name: pa.array([each[f.name] for each in given], ARROW[f.type]).take(places) for f in transform.outputs}
     return pa.table(arrays)
+
+
+def _distinct(columns: Sequence[pa.ChunkedArray], n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """For each row which distinct combination of values it holds, and for each of those its first row, in that order."""
+    codes = np.zeros(n, dtype=np.int64)
+    for column in columns:
+        coded = pc.dictionary_encode(column, null_encoding="encode").combine_chunks()
+        _, codes = np.unique(codes * (len(coded.dictionary) + 1) + coded.indices.to_numpy(), return_inverse=True)
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return place[which], first[order]
 
 
 def materialise(view: FeatureView, source_rows: pa.Table, source: Source, start: datetime, end: datetime) -> pa.Table:

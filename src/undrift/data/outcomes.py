@@ -6,6 +6,7 @@ start from this one join.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
@@ -40,7 +41,9 @@ _PREDICTIONS: Final = pa.schema(
 _LABELS: Final = pa.schema([("label", pa.string()), ("value", pa.float64()), ("labelled_at", _TIME)])
 
 
-def outcomes(lake: Lake, model: str, start: datetime, end: datetime, as_of: datetime) -> pa.Table:
+def outcomes(
+    lake: Lake, model: str, start: datetime, end: datetime, as_of: datetime, *, columns: Sequence[str] = ()
+) -> pa.Table:
     """Predictions with event time in ``[start, end)``, each with the latest label known at ``as_of``.
 
     A label counts if its event time is at or before ``as_of``; of several the one with the latest event time does, then
@@ -50,6 +53,7 @@ def outcomes(lake: Lake, model: str, start: datetime, end: datetime, as_of: date
     ----------
     lake : tables ``predictions_<model>`` and ``labels_<model>``.
     start, end, as_of : aware times.
+    columns : of the predictions, ``event_time`` and ``prediction_id`` among them; all if empty.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def outcomes(lake: Lake, model: str, start: datetime, end: datetime, as_of: date
             )
     days = [("date", ">=", _date(start)), ("date", "<=", _date(end))]
     within = [*days, ("event_time", ">=", start), ("event_time", "<", end)]
-    predictions = lake.scan(f"predictions_{model}", where=within)
+    predictions = lake.scan(f"predictions_{model}", columns=columns, where=within)
     if predictions is None:
         predictions = _PREDICTIONS.empty_table()
     times = predictions.select(["event_time", "prediction_id"])  # nested columns cannot be sorted along

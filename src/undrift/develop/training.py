@@ -7,9 +7,11 @@ the inputs of the rows it was trained on, and scores, predictions and labels of 
 
 from __future__ import annotations
 
+import os
 import time as clock
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,13 +29,14 @@ from undrift.develop.rows import ask, in_order
 from undrift.develop.tracking import environment
 from undrift.errors import DeclarationError, PredictionError, StateError
 from undrift.ids import duration
+from undrift.plugins import resolve_path
 from undrift.settings import TrustSettings
 from undrift.state.ports import Artifacts
 
 if TYPE_CHECKING:
     from undrift.develop.tracking import MlflowTracking
 
-__all__ = ["Trained", "TrainingData", "train"]
+__all__ = ["Trained", "TrainingData", "threads_limited", "train"]
 
 Function = Callable[[TrainingData], Any]
 
@@ -183,6 +186,17 @@ def train(
         problem=problem,
         seconds=seconds,
     )
+
+
+@contextmanager
+def threads_limited(threads: int) -> Iterator[None]:
+    """Let numeric libraries use so many threads in this block; 0 for half of the cores.
+
+    Threads of OpenMP wait by spinning: where something else wants the same cores, a fit with fewer is faster, by far.
+    """
+    limited = resolve_path("threadpoolctl:threadpool_limits", wanted_for="limiting threads")  # comes with scikit-learn
+    with limited(limits=threads or max((os.cpu_count() or 2) // 2, 1)):
+        yield
 
 
 def _cross_validate(

@@ -72,7 +72,7 @@ def fresh_rows(
     truth = rows["value"] if interface.task == "regression" else rows["label"]
     labelled = np.asarray(truth.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
     sound = outside(times, spoiled)
-    keep = fresh & labelled & sound & _first(rows["prediction_id"].to_pylist())
+    keep = fresh & labelled & sound & _first(rows["prediction_id"])
     picked, answers = rows.filter(keep), truth.filter(keep)
     table = picked.select([])
     if "inputs" in picked.column_names:
@@ -92,10 +92,10 @@ def fresh_rows(
     )
 
 
-def _first(ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    seen: set[str] = set()
+def _first(ids: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each id stands here for the first time."""
     held = np.zeros(len(ids), dtype=bool)
-    for place, name in enumerate(ids):
-        held[place] = name not in seen
-        seen.add(name)
+    coded = ids.dictionary_encode().combine_chunks()
+    _, first = np.unique(coded.indices.to_numpy(zero_copy_only=False), return_index=True)
+    held[first] = True
     return held
