@@ -75,7 +75,8 @@ def _with_history(project: Project, model: Model, fresh: Fresh) -> pa.Table:
     labels = past[interface.label]
     if interface.task != "regression":
         coded = labels.combine_chunks().dictionary_encode()
-        labels = pa.array([label_text(value) for value in coded.dictionary.to_pylist()], pa.string()).take(coded.indices)
+        texts = [label_text(value) for value in coded.dictionary.to_pylist()]
+        labels = pa.array(texts, pa.string()).take(coded.indices)
     past = past.set_column(past.column_names.index(interface.label), interface.label, labels)
     shared = [column for column in fresh.table.column_names if column in past.column_names]
     fields = [fresh.table.schema.field(column) for column in shared]

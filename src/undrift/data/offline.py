@@ -152,7 +152,7 @@ def on_demand(rows: pa.Table, transform: Transform, function: Function) -> pa.Ta
 
 
 def _distinct(columns: Sequence[pa.ChunkedArray], n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """For each row which distinct combination of values it holds, and for each of those its first row, in that order."""
+    """For each row which distinct combination of values it holds, and for each of those its first row, in order."""
     codes = np.zeros(n, dtype=np.int64)
     for column in columns:
         coded = pc.dictionary_encode(column, null_encoding="encode").combine_chunks()

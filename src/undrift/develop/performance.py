@@ -73,7 +73,7 @@ def label_codes(interface: Interface, labels: Sequence[Any]) -> Codes:
                 f"{', '.join(interface.classes)}."
             )
         memory[value] = places[name]
-    return np.fromiter((memory[v] for v in labels), dtype=np.int64, count=len(labels))
+    return np.fromiter(map(memory.__getitem__, labels), dtype=np.int64, count=len(labels))
 
 
 def label_text(value: Any) -> str:

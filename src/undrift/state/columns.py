@@ -11,11 +11,12 @@ from datetime import UTC, date, datetime
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import types
 
 from undrift.errors import DataError
 
-__all__ = ["fitted", "predicate"]
+__all__ = ["fitted", "holding", "predicate"]
 
 _OPERATORS: Final = {"==": "=", "=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _SIGNED: Final = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(), pa.uint64(): pa.int64()}
@@ -105,6 +106,30 @@ def predicate(where: Sequence[tuple[str, str, Any]]) -> str | None:
     '"carrier" IN (\'UA\', \'O\'\'Hare\') AND "delay" > 15'
     """
     return " AND ".join(_condition(*condition) for condition in where) or None
+
+
+def holding(rows: pa.Table, where: Sequence[tuple[str, str, Any]]) -> pa.Table:
+    """The rows of a table for which all conditions hold, as `predicate` says them: a null meets none but ``== None``.
+
+    Raises
+    ------
+    DataError : as `predicate` does.
+    """
+    predicate(where)  # refuses what cannot be said
+    compare = {"=": pc.equal, "<>": pc.not_equal, "<": pc.less, "<=": pc.less_equal,
+               ">": pc.greater, ">=": pc.greater_equal}  # fmt: skip
+    held = None
+    for column, op, value in where:
+        given = rows[column]
+        if op in ("in", "not in"):
+            among = pc.is_in(given, value_set=pa.array(list(value), given.type))
+            kept = among if op == "in" else pc.and_(pc.invert(among), pc.is_valid(given))
+        elif value is None:
+            kept = pc.is_null(given) if _OPERATORS[op] == "=" else pc.is_valid(given)
+        else:
+            kept = compare[_OPERATORS[op]](given, value)
+        held = kept if held is None else pc.and_(held, kept)
+    return rows if held is None or pc.all(held, min_count=0, skip_nulls=False).as_py() else rows.filter(held)
 
 
 def _condition(column: str, op: str, value: Any) -> str:

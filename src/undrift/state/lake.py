@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,8 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, wr
 from deltalake.exceptions import CommitFailedError, DeltaError, DeltaProtocolError, TableNotFoundError
 
 from undrift.errors import ConflictError, DataError, NotFoundError, SettingsError, StateError
-from undrift.state.columns import fitted, predicate
+from undrift.state.columns import fitted, holding, predicate
+from undrift.state.days import Days, Files, days_of
 
 __all__ = ["DeltaLake", "sql"]
 
@@ -62,6 +63,7 @@ class DeltaLake:
         self.folder = Path(text.removeprefix("file://").removeprefix("file:"))
         self._open: dict[str, DeltaTable] = {}
         self._appends: dict[str, int] = {}
+        self._days = Days()
         self._lock = threading.RLock()
 
     def append(
@@ -161,9 +163,35 @@ class DeltaLake:
                 if unknown:
                     known = ", ".join(schema.names)
                     raise DataError(f"table {table} has no column {unknown[0]!r}; it has {known}.")
-                reader = delta.scan(columns=names, predicate=predicate(where))
-            found = pa.table(reader)
-            return found.select(names).cast(pa.schema([schema.field(name) for name in names]))
+                kept = pa.schema([schema.field(name) for name in names])
+                dated = [condition for condition in where if condition[0] == "date"]
+                files = days_of(delta) if version is None and dated else None
+                if files is None:
+                    reader = delta.scan(columns=names, predicate=predicate(where))
+                    return pa.table(reader).select(names).cast(kept)
+                parts = self._by_day(table, delta, schema, names, _chosen(files, dated), where)
+            return holding(pa.concat_tables(parts), where).select(names).cast(kept)
+
+    def _by_day(
+        self,
+        table: str,
+        delta: DeltaTable,
+        schema: pa.Schema,
+        names: Sequence[str],
+        files: Mapping[date, Files],
+        where: Sequence[tuple[str, str, Any]],
+    ) -> list[pa.Table]:
+        """The rows of some days, from memory where their files are those that were read before."""
+        columns = list(dict.fromkeys([*names, "date", *(column for column, _, _ in where)]))
+        form = pa.schema([schema.field(name) for name in columns])
+        found = {day: self._days.get(table, columns, day, of) for day, of in files.items()}
+        unread = sorted(day for day, rows in found.items() if rows is None or rows.schema != form)
+        if unread:
+            read = pa.table(delta.scan(columns=columns, predicate=predicate([("date", "in", unread)])))
+            for day, rows in self._days.split(read.select(columns).cast(form), unread).items():
+                self._days.put(table, columns, day, files[day], rows)
+                found[day] = rows
+        return [form.empty_table(), *(rows for rows in found.values() if rows is not None)]
 
     def tables(self) -> list[str]:
         """The names of the tables that exist, sorted."""
@@ -277,6 +305,12 @@ class DeltaLake:
                 self._open.pop(table, None)  # a handle that failed is not trusted again
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise StateError(f"table {table} in {self.folder} cannot be used: {reason}.", hint=_DAMAGED) from error
+
+
+def _chosen(files: Mapping[date, Files], where: Sequence[tuple[str, str, Any]]) -> dict[date, Files]:
+    """The days that conditions on ``date`` let through."""
+    days = holding(pa.table({"date": pa.array(list(files), pa.date32())}), where)["date"].to_pylist()
+    return {day: files[day] for day in days}
 
 
 def _position(delta: DeltaTable, writer: str) -> int:
