@@ -99,14 +99,14 @@ def test_latency_is_taken_row_by_row_and_a_failing_model_has_none() -> None:
     assert checks.latency_of(print, []).value is None
 
 
-def test_a_round_that_the_machine_disturbed_does_not_count_but_a_slow_model_stays_slow() -> None:
+def test_answers_that_the_machine_disturbed_do_not_count_but_a_slow_model_stays_slow() -> None:
     """A clock that a model moves: 1 ms an answer, and 80 ms more for every tenth while the machine is busy."""
     clock, asked = [0], [0]
 
-    def model(milliseconds: int, quiet_from: int) -> Any:
+    def model(milliseconds: int, quiet_from: int, every: int = 10) -> Any:
         def predict(columns: Any) -> None:
             asked[0] += 1
-            busy = asked[0] <= quiet_from and asked[0] % 10 == 0
+            busy = asked[0] <= quiet_from and asked[0] % every == 0
             clock[0] += (milliseconds + 80 * busy) * 1_000_000
 
         clock[0], asked[0] = 0, 0
@@ -118,6 +118,8 @@ def test_a_round_that_the_machine_disturbed_does_not_count_but_a_slow_model_stay
     assert disturbed.detail["rounds_ms"] == pytest.approx([81.0, 81.0, 1.0])
     slow = checks.latency_of(model(60, quiet_from=210), rows, now=lambda: clock[0])
     assert slow.value == pytest.approx(60.0)
+    scattered = checks.latency_of(model(1, quiet_from=10**9, every=9), rows, now=lambda: clock[0])
+    assert scattered.value == pytest.approx(1.0)  # every round is disturbed, no row in all of them
     always = checks.latency_of(model(1, quiet_from=10**9), rows, now=lambda: clock[0])
     assert always.value == pytest.approx(81.0)
 

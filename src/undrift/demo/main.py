@@ -76,6 +76,7 @@ def run(
                 play.day(world, start)
                 start += DAY
                 advance(world.sent)
+        play.end()
         world.close()
         seconds = time.monotonic() - replayed
         board = _score(play, story)

@@ -89,6 +89,7 @@ class Play:
 
     def _release(self, at: datetime) -> None:
         """A new feature, a candidate trained with it, and its declared rollout."""
+        self.system.idle()
         write_declarations(self.folder, self.story, seed=self.seed, extra=at)
         with open_project(self.folder) as changed:
             lifecycle.apply(changed, actor="person:ben", why="a new feature: mean delay of the carrier")
@@ -114,6 +115,7 @@ class Play:
 
     def _withdraw(self, at: datetime) -> None:
         """After the roll-back the colleague takes the change back; the feed stops with it."""
+        self.system.idle()
         write_declarations(self.folder, self.story, seed=self.seed)
         with open_project(self.folder) as restored:
             lifecycle.apply(restored, actor="person:ben", why="taken back after the roll-back")
@@ -133,6 +135,11 @@ class Play:
             if ended and event.subject == f"rollout:{self.release_rollout}" and self.delays_live:
                 self._withdraw(event.at)
         return events
+
+    def end(self) -> None:
+        """Wait for what the last day asked for, and say what came of it."""
+        self.system.idle()
+        self._news()
 
     def log(self) -> list[Event]:
         """All events so far."""

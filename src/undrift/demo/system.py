@@ -76,11 +76,18 @@ class System:
         )
 
     def settled(self, boundary: datetime) -> None:
-        """Wait until the tick of a boundary and all jobs that came of it are done, and servers follow."""
-        journal, jobs = self.project.journal, self.project.jobs
+        """Wait until the tick of a boundary is done and servers follow.
+
+        A retrain that it asked for may go on: the next tick waits for it, and what comes of it gets no traffic before.
+        """
         micros = to_micros(boundary)
-        self._wait(lambda: (journal.get_setting("ticked") or 0) >= micros, f"the tick of {boundary:%Y-%m-%d}")
-        self._wait(lambda: not jobs.unfinished(KINDS), "the jobs of the tick")
+        ticked = self.project.journal.get_setting
+        self._wait(lambda: (ticked("ticked") or 0) >= micros, f"the tick of {boundary:%Y-%m-%d}")
+        self.ready()
+
+    def idle(self) -> None:
+        """Wait until no job is left, and servers follow what came of them."""
+        self._wait(lambda: not self.project.jobs.unfinished(KINDS), "the jobs of the last tick")
         self.ready()
 
     def _wait(self, met: object, what: str) -> None:
