@@ -16,6 +16,7 @@ from undrift.demo.report import write_report
 from undrift.demo.scoreboard import Month, Row, Scoreboard
 from undrift.demo.story import full_story
 from undrift.demo.timeline import timeline
+from undrift.demo.truth import Gain
 
 from year import DAY, Log, on  # isort: skip
 
@@ -103,7 +104,8 @@ def board(**how: object) -> Scoreboard:
         "planted": 3,
         "served": 0.4713,
         "never": 0.4889,
-        "gain": 0.0176,
+        "gain": Gain(since="2013-04-01", n=250_000, value=0.0176, lower=0.0101, upper=0.0251),
+        "final_gain": Gain(since="2013-11-02", n=50_000, value=-0.0012, lower=-0.0046, upper=0.0022),
         "final_served": 0.5511,
         "final_never": 0.6122,
         "predictions": 252_704,
@@ -215,9 +217,11 @@ def test_a_report_holds_nothing_of_the_clock_on_the_wall(tmp_path: Path) -> None
 
 def test_a_run_of_which_nothing_is_known_still_makes_a_page(tmp_path: Path) -> None:
     nan = float("nan")
+    nothing = Gain(since="2013-04-01", n=0, value=nan, lower=nan, upper=nan)
     empty = board(
-        rows=(), months=(), predictions=0, served=nan, never=nan, gain=nan, final_served=nan, final_never=nan, caught=0
-    )
+        rows=(), months=(), predictions=0, served=nan, never=nan, gain=nothing, final_gain=nothing, final_served=nan,
+        final_never=nan, caught=0,
+    )  # fmt: skip
     page = Page(written(tmp_path, empty, Log()))
     assert "nan" not in page.text
     assert "0 of 3" in page.text

@@ -155,8 +155,16 @@ def test_quality_by_month_is_what_follows_from_the_shares_of_late_flights() -> N
     june = 14 / 30 * loss(OLD, NEW) + 16 / 30 * loss(NEW, NEW)
     assert months["2013-06"].served == pytest.approx(june)
     assert found.final_served == july.served
-    assert found.gain == pytest.approx(found.never - found.served)
-    assert found.gain > 0
+    assert found.gain.value == pytest.approx(found.never - found.served)
+    assert (found.gain.since, found.gain.n) == ("2013-04-01", 122 * 40)
+    # 75 days without a gain, then 47 that are alike: the spread of days around their mean of all 122
+    each = loss(OLD, NEW) - loss(NEW, NEW)
+    mean = each * 47 / 122
+    half = 1.96 * math.sqrt((75 * mean**2 + 47 * (each - mean) ** 2) / 121 / 122)
+    assert (found.gain.lower, found.gain.upper) == (pytest.approx(mean - half), pytest.approx(mean + half))
+    last = found.final_gain
+    assert (last.since, last.n) == (f"{UPDATED:%Y-%m-%d}", 47 * 40)
+    assert 0 < last.lower <= last.value <= last.upper
     assert found.predictions == 122 * 40
 
 
@@ -175,7 +183,7 @@ def test_the_order_of_scores_counts_ties_half() -> None:
 def test_months_without_outcomes_are_left_out_and_nothing_is_claimed_of_them() -> None:
     found = board(begun(), rows(labelled=False))
     assert found.months == ()
-    assert all(math.isnan(value) for value in (found.served, found.never, found.gain, found.final_served))
+    assert all(math.isnan(value) for value in (found.served, found.never, found.gain.value, found.final_served))
     assert not found.good
 
 

@@ -118,6 +118,13 @@ def _figures(board: Scoreboard) -> list[_Figure]:
             "good" if board.served <= board.never else "bad",
         ),
         _Figure(
+            "saved since the last champion",
+            _signed(board.final_gain.value),
+            f"log loss a flight, 95\N{NO-BREAK SPACE}% interval {_signed(board.final_gain.lower)} to "
+            f"{_signed(board.final_gain.upper)}",
+            "good" if board.final_gain.lower > 0 else "bad" if board.final_gain.upper < 0 else "",
+        ),
+        _Figure(
             "log loss, last month",
             _number(board.final_served),
             f"never updated {_number(board.final_never)} ({_change(board.final_served, board.final_never)})",
@@ -177,6 +184,10 @@ def _name(month: Month) -> str:
 
 def _number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else UNKNOWN
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else UNKNOWN
 
 
 def _change(now: float, before: float) -> str:

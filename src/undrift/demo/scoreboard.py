@@ -15,7 +15,7 @@ import numpy as np
 
 from undrift.demo.chronicle import champion_at, reigns
 from undrift.demo.story import DAY, Fault, Story
-from undrift.demo.truth import Known, Month, Truth
+from undrift.demo.truth import Gain, Known, Month, Truth
 from undrift.event import Event
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Scoreboard(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a run.
 
     ``served`` and ``never`` are mean log losses over all flights with an outcome, as served and had the first model
-    never been updated; ``gain`` is what the updates saved, ``final_served`` and ``final_never`` are of the last month.
+    never been updated; ``gain`` is what the updates saved over the whole run, ``final_gain`` since the last challenger
+    became champion; ``final_served`` and ``final_never`` are of the last month.
     """
 
     rows: tuple[Row, ...]
@@ -70,7 +71,8 @@ class Scoreboard(msgspec.Struct, frozen=True, kw_only=True):
     planted: int
     served: float
     never: float
-    gain: float
+    gain: Gain
+    final_gain: Gain
     final_served: float
     final_never: float
     predictions: int
@@ -139,7 +141,8 @@ def build_scoreboard(
         planted=len(planted),
         served=served,
         never=never,
-        gain=never - served,
+        gain=truth.gain(story.start),
+        final_gain=truth.gain(champions[-1].start),
         final_served=months[-1].served if months else float("nan"),
         final_never=months[-1].never if months else float("nan"),
         predictions=rows.num_rows,

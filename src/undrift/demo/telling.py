@@ -7,6 +7,7 @@ from pathlib import Path
 
 from undrift.data.contract import Contract
 from undrift.demo.scoreboard import Scoreboard
+from undrift.demo.truth import Gain
 from undrift.lifecycle import Trained
 
 __all__ = ["tell_contract", "tell_scoreboard", "tell_trained"]
@@ -64,11 +65,19 @@ def tell_scoreboard(
         f"(budget {board.budget:.0f}); {board.promoted} challengers became champion, {board.refused} retrains refused; "
         f"log loss {board.served:.4f} against {board.never:.4f} never updated."
     )
+    say(
+        f"what updates saved in log loss: {_gain(board.gain)} over the whole run, {_gain(board.final_gain)} since the "
+        f"last champion took over ({board.final_gain.since}); 95 % intervals by days"
+    )
     say(f"report: {report}")
     say(
         f"took {prepared:.0f} s to prepare and train, {replayed:.0f} s to replay {board.predictions:,} predictions "
         f"({requests:,} requests)"
     )
+
+
+def _gain(gain: Gain) -> str:
+    return f"{gain.value:+.4f} [{gain.lower:+.4f}, {gain.upper:+.4f}]"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from undrift.inference.predictor import Predictor
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Known", "Month", "Truth"]
+__all__ = ["Gain", "Known", "Month", "Truth"]
 
 DAY: Final = 86_400_000_000
 FEWEST: Final = 50
@@ -55,6 +55,19 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
     served_auc: float
     never_auc: float
     champion: int
+
+
+class Gain(msgspec.Struct, frozen=True, kw_only=True):
+    """What updates saved in log loss since a moment, mean over labelled flights, with a 95 % interval by days.
+
+    NaN where there are fewer than three days of them.
+    """
+
+    since: str
+    n: int
+    value: float
+    lower: float
+    upper: float
 
 
 class Truth:
@@ -174,6 +187,24 @@ class Truth:
         counts = np.bincount(days[(days >= 0) & (days <= 28)], minlength=29)
         before = counts[1:][counts[1:] > 0]
         return float(counts[0] / np.median(before)) if len(before) else 1.0
+
+    def gain(self, since: datetime) -> Gain:
+        """What updates saved from a moment on.
+
+        The flights of a day share its weather, so days are the units: ratio of their sums, with the variance of a ratio
+        estimator (Cochran, Sampling Techniques, 1977, eq. 6.9) and normal quantiles.
+        """
+        rows = (self.times >= to_micros(since)) & np.isfinite(self.loss) & np.isfinite(self.never)
+        _, day = np.unique(self.times[rows] // DAY, return_inverse=True)
+        sums, sizes = np.bincount(day, self.never[rows] - self.loss[rows]), np.bincount(day)
+        value = half = float("nan")
+        if len(sizes) >= 3:
+            value = float(sums.sum() / sizes.sum())
+            spread = float(np.square(sums - value * sizes).sum()) * len(sizes) / (len(sizes) - 1)
+            half = 1.96 * spread**0.5 / float(sizes.sum())
+        return Gain(
+            since=f"{since:%Y-%m-%d}", n=int(rows.sum()), value=value, lower=value - half, upper=value + half
+        )
 
     def months(self, reigns: Sequence[Reign]) -> tuple[Month, ...]:
         """Quality month by month, as served and as never updated; left out where outcomes are fewer than `FEWEST`."""
