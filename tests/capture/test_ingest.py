@@ -21,6 +21,7 @@ from undrift.capture.capture import (
     WatermarkRecord,
 )
 from undrift.capture.ingest import TAKEN_IN, Ingest, Ingested
+from undrift.capture.spool import Chunk, SpoolReader
 from undrift.data.contract import Contract, Field
 from undrift.data.features import Feature, FeatureView, Source, Transform
 from undrift.develop.bundle import Interface, Manifest
@@ -379,3 +380,41 @@ def test_an_event_that_landed_before_a_crash_is_not_taken_again(place: Place) ->
     place.writer.append([purchase(1)])
     assert place.ingest().cycle().events == 0
     assert place.column("events_flights", "event_id") == ["e1"]
+
+
+def test_a_few_records_wait_for_more_are_read_once_and_land_with_what_ends_the_waiting(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames: list[int] = []
+    read = SpoolReader.read
+
+    def watched(self: SpoolReader, writer: str, after: int = -1, limit: int = 64 << 20) -> Chunk:
+        chunk = read(self, writer, after, limit)
+        frames.extend(frame.position for frame in chunk.frames)
+        return chunk
+
+    monkeypatch.setattr(SpoolReader, "read", watched)
+    ingest = place.ingest(time=EVENT, linger=timedelta(hours=1))
+    place.writer.append([prediction(1)])
+    assert ingest.cycle().predictions == 1
+    for number in range(2, 30):  # over several segments
+        place.writer.append([prediction(number), label(number)])
+        assert ingest.cycle().rows == 0
+    assert place.column("predictions_flights", "prediction_id") == ["f1"]
+    place.writer.append([WatermarkRecord(event_time=AT + 100, received_at=AT)])
+    landed = ingest.cycle()
+    assert (landed.predictions, landed.labels, landed.repeated) == (28, 28, 0)
+    assert len(frames) == len(set(frames)) == 30
+    assert place.column("predictions_flights", "prediction_id") == sorted(f"f{number}" for number in range(1, 30))
+    assert ingest.cycle().watermark == AT + 100
+    assert len(list((place.root / "spool").glob("*/*.seg"))) == 1  # only the segment that is being written is left
+
+
+def test_what_waited_when_the_worker_was_killed_is_read_again_by_the_next(place: Place) -> None:
+    ingest = place.ingest(time=EVENT, linger=timedelta(hours=1))
+    place.writer.append([prediction(1)])
+    ingest.cycle()
+    place.writer.append([prediction(2)])
+    assert ingest.cycle().rows == 0
+    assert place.ingest(time=EVENT).cycle().predictions == 1
+    assert place.column("predictions_flights", "prediction_id") == ["f1", "f2"]

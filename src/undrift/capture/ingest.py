@@ -133,7 +133,7 @@ class Ingest:
         self._manifest_of = manifest_of
         self._time, self._clock = time or TimeSettings(), clock or SystemClock()
         self._limit = limit_bytes
-        self._linger, self._landed = linger, 0.0
+        self._linger, self._landed = linger, float("-inf")
         self._kept = 0
         self._manifests: dict[str, Manifest] = {}
         self._fence: int | None = None
@@ -163,6 +163,9 @@ class Ingest:
     def _forget(self) -> None:
         """Know nothing: positions are read from the start of the segments still there, marks from the lake."""
         self._positions: dict[str, int] = {}
+        self._waiting: dict[str, Chunk] = {}
+        self._tables: dict[str, list[_Placed]] = {}
+        self._announced: int | None = None
         self._marks: dict[str, dict[str, int]] = {}
         self._watermark: int | None = None
         self._pending: int | None = None
@@ -171,18 +174,9 @@ class Ingest:
     def _cycle(self) -> Ingested:
         self._recall()
         started, effective = to_micros(self._clock.now()), self._pending
-        chunks = [self._reader.read(w, self._positions.get(w, -1), self._limit) for w in self._reader.writers()]
-        tables: dict[str, list[_Placed]] = {}
-        announced: int | None = None
-        for chunk in chunks:
-            for frame in chunk.frames:
-                for record in frame.records:
-                    if isinstance(record, WatermarkRecord):
-                        announced = max(record.event_time, announced or record.event_time)
-                    else:
-                        table, key, at = self._names(record)
-                        placed = _Placed(chunk.writer, frame.position, key, at, record)
-                        tables.setdefault(table, []).append(placed)
+        for writer in self._reader.writers():
+            self._read(writer)
+        chunks, tables, announced = list(self._waiting.values()), self._tables, self._announced
         if self._waits(tables, announced):
             return Ingested(watermark=self._watermark)
         counts = {"predictions": 0, "labels": 0, "events": 0, "source": 0}
@@ -212,8 +206,27 @@ class Ingest:
             due=self._due,
         )
 
+    def _read(self, writer: str) -> None:
+        """Read what a writer has written since, and put it to what waits already."""
+        before = self._waiting.get(writer)
+        after = before.position if before is not None else self._positions.get(writer, -1)
+        chunk = self._reader.read(writer, after, self._limit)
+        for frame in chunk.frames:
+            for record in frame.records:
+                if isinstance(record, WatermarkRecord):
+                    self._announced = max(record.event_time, self._announced or record.event_time)
+                else:
+                    table, key, at = self._names(record)
+                    placed = _Placed(writer, frame.position, key, at, record)
+                    self._tables.setdefault(table, []).append(placed)
+        if before is not None:
+            spent = list(dict.fromkeys([*before.spent, *chunk.spent]))
+            damaged = list(dict.fromkeys([*before.damaged, *chunk.damaged]))
+            chunk = chunk._replace(spent=spent, damaged=damaged)
+        self._waiting[writer] = chunk._replace(frames=[])  # its records are in the tables now
+
     def _waits(self, tables: Mapping[str, list[_Placed]], announced: int | None) -> bool:
-        """Whether so few records should wait for more; they stay in the spool and are read again."""
+        """Whether so few records should wait for more; until they are in the lake they stay in the spool, too."""
         if not tables or announced is not None or self._due or sum(map(len, tables.values())) >= MANY:
             return False
         now = monotonic()
@@ -294,6 +307,7 @@ class Ingest:
 
     def _settle(self, chunks: Sequence[Chunk]) -> None:
         """Go on from here next time, and remove what is safe in the lake."""
+        self._waiting, self._tables, self._announced = {}, {}, None
         for chunk in chunks:
             self._reader.discard(chunk)
             if chunk.gone:
