@@ -202,9 +202,7 @@ class Truth:
             value = float(sums.sum() / sizes.sum())
             spread = float(np.square(sums - value * sizes).sum()) * len(sizes) / (len(sizes) - 1)
             half = 1.96 * spread**0.5 / float(sizes.sum())
-        return Gain(
-            since=f"{since:%Y-%m-%d}", n=int(rows.sum()), value=value, lower=value - half, upper=value + half
-        )
+        return Gain(since=f"{since:%Y-%m-%d}", n=int(rows.sum()), value=value, lower=value - half, upper=value + half)
 
     def months(self, reigns: Sequence[Reign]) -> tuple[Month, ...]:
         """Quality month by month, as served and as never updated; left out where outcomes are fewer than `FEWEST`."""
