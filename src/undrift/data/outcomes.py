@@ -88,12 +88,12 @@ def outcomes(
     places = pa.table({"id": labels["prediction_id"], "place": pa.array(range(labels.num_rows), pa.int64())})
     last = places.group_by("id").aggregate([("place", "max")])
     found = last["place_max"].take(pc.index_in(predictions["prediction_id"], value_set=last["id"].combine_chunks()))
-    columns = {"label": "label", "value": "value", "labelled_at": "event_time"}
+    named = {"label": "label", "value": "value", "labelled_at": "event_time"}
     taken = {
         name: labels[source].take(found).cast(_LABELS.field(name).type)
         if source in labels.column_names
         else pa.nulls(predictions.num_rows, _LABELS.field(name).type)
-        for name, source in columns.items()
+        for name, source in named.items()
     }
     return _beside(predictions, taken)
 
