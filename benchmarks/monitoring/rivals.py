@@ -18,7 +18,7 @@ HOME = ROOT / ".bench"
 PACKAGES = {
     "evidently": ("evidently==0.7.23", "pandas==2.3.3", "numpy==2.3.5", "pyarrow==22.0.0"),
     "nannyml": ("nannyml==0.13.1", "statsmodels", "pyarrow"),
-    "alibi": ("alibi-detect==0.13.0", "pandas", "pyarrow"),
+    "alibi": ("alibi-detect==0.13.0", "pandas==2.3.3", "pyarrow==20.0.0"),
     "river": ("river==0.26.1",),
     "scipy": ("scipy", "pandas", "pyarrow"),
 }

@@ -12,30 +12,32 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from undrift.assembly import materialise_views
+from undrift.assembly import materialise_views, with_features
 from undrift.data.outcomes import outcomes
-from undrift.data.profile import ColumnProfile
+from undrift.data.profile import Profile
 from undrift.declarations import Model
 from undrift.delivery import notices_for
 from undrift.deploy.evidence import collect
 from undrift.deploy.judge import judge_rollout
 from undrift.deploy.rollout import Exposure, RolloutState, reconcile
 from undrift.deploy.routes import running
-from undrift.develop.bundle import read_manifest
+from undrift.develop.bundle import Interface, read_manifest
 from undrift.develop.packing import Reference as Profiles
 from undrift.develop.performance import Performance
-from undrift.errors import ConflictError
+from undrift.errors import ConflictError, DataError
 from undrift.event import Draft
 from undrift.finding import Report
 from undrift.improve.triggers import consider
 from undrift.monitor.alerts import decide as decide_alerts
 from undrift.monitor.alerts import open_incidents
-from undrift.monitor.drift import MOST_CELLS, Reference
+from undrift.monitor.cells import Reference, Slots, reference_from
 from undrift.monitor.performance import Expected, expectations
+from undrift.monitor.skew import sampled
 from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
+from undrift.monitor.windows import history_of, keep_profiles, kept_profiles, reach
 from undrift.project import Project
 from undrift.releases import freeze_of
-from undrift.shadows import shadow_evidence
+from undrift.shadows import captured_inputs, shadow_evidence
 from undrift.state.jobs import JobDraft
 
 if TYPE_CHECKING:
@@ -143,7 +145,8 @@ def _scene(project: Project, model: Model, route: dict[str, Any], now: datetime,
     manifest = project.manifest(champion)
     start = now - look_back(model.monitors, tick)
     rows = outcomes(project.lake, model.name, start, now, now)
-    reference, expected = _expectations(str(project.bundle_path(champion)))
+    folder = str(project.bundle_path(champion))
+    reference, expected = _expectations(folder)
     sources: dict[str, tuple[Any, pa.Table]] = {}
     if any(monitor.kind == "feed" for monitor in model.monitors):
         wanted = {view.source for view in model.views} | {m.source for m in model.monitors if m.source}
@@ -152,6 +155,12 @@ def _scene(project: Project, model: Model, route: dict[str, Any], now: datetime,
             found = project.lake.scan(f"source_{name}", where=where)
             if found is not None:
                 sources[name] = (project.declarations.sources[name], found)
+    history: dict[str, Slots] = {}
+    span, segments = reach(model.monitors)
+    if span:
+        keep_profiles(project.lake, manifest.interface, rows, _edges(folder), now - tick, now, segments=segments)
+        kept = kept_profiles(project.lake, model.name, now - span, now)
+        history = history_of(kept, reference, route["champion_version"])
     return Scene(
         interface=manifest.interface,
         rows=rows,
@@ -161,7 +170,40 @@ def _scene(project: Project, model: Model, route: dict[str, Any], now: datetime,
         expected=expected,
         changes=_releases(project, model.name, now),
         tick=tick,
+        history=history,
+        features=_twice(project, model, manifest.interface, champion, rows, now),
     )
+
+
+def _twice(
+    project: Project, model: Model, interface: Interface, champion: str, rows: pa.Table, now: datetime
+) -> tuple[pa.Table, pa.Table] | None:
+    """A sample of the champion's requests with the features as they were served, and as they are computed offline."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    asking = [monitor for monitor in model.monitors if monitor.kind == "skew"]
+    if not asking or "features" not in rows.column_names or (interface.views and not interface.time):
+        return None
+    start = now - max(monitor.span for monitor in asking)
+    since = pc.greater_equal(rows["event_time"], pa.scalar(start, rows["event_time"].type))
+    mine = rows.filter(pc.and_(pc.equal(rows["revision"], champion), since))
+    mine = mine.take(pa.array(sampled(mine["prediction_id"].to_pylist())))
+    if not mine.num_rows:
+        return None
+    served = pa.table({f.name: pc.struct_field(mine["features"], f.name) for f in mine["features"].type})
+    try:
+        full = with_features(project, interface, captured_inputs(mine), bundle=project.bundle_path(champion))
+    except DataError:  # a view without rows: nothing can be computed again, and the monitor says so
+        return None
+    return served, full.select([name for name in served.column_names if name in full.column_names])
+
+
+@lru_cache(maxsize=8)
+def _edges(folder: str) -> Profile:
+    """The reference profile on whose edges later ones are made."""
+    profiles = Profiles.read(Path(folder))
+    return Profile(n=0, columns={**profiles.inputs.columns, **profiles.outcomes.columns})
 
 
 def _releases(project: Project, model: str, now: datetime) -> list[tuple[datetime, str]]:
@@ -176,20 +218,9 @@ def _expectations(folder: str) -> tuple[dict[str, Reference], dict[str, Expected
     profiles = Profiles.read(Path(folder))
     columns = {**profiles.inputs.columns, **profiles.outcomes.columns}
     columns.pop("prediction", None)
-    reference = {name: _reference(column) for name, column in columns.items()}
+    reference = {name: reference_from(column) for name, column in columns.items()}
     performance = Performance.expected(read_manifest(Path(folder), verify=False))
     return reference, expectations(performance) if performance is not None else {}
-
-
-def _reference(column: ColumnProfile) -> Reference:
-    if column.kind in ("string", "boolean"):
-        top = dict(column.top[:MOST_CELLS])
-        labels = tuple(sorted(top))
-        others = max(column.values - sum(top.values()), 0)
-        return Reference(
-            labels=labels, counts=(*(float(top[name]) for name in labels), float(others)), nulls=column.nulls
-        )
-    return Reference(edges=column.edges, counts=tuple(float(c) for c in column.counts), nulls=column.nulls)
 
 
 # -- the rollout under way ----------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import pytest
 
 from undrift import lifecycle, releases, tick
 from undrift.errors import ConflictError
+from undrift.monitor.windows import kept_profiles
 from undrift.project import Project, open_project
 from undrift.state.journal import Journal
 from undrift.tick import run_tick
 
 from living import ME, Alive, Life, redeclared, send_day  # isort: skip
-from town import DAY, LIVE, TRAINED_DAYS, Town  # isort: skip
+from town import DAY, LIVE, TRAINED_DAYS, Town, write_declarations  # isort: skip
 
 
 def seqs(project: Project) -> int:
@@ -175,3 +176,26 @@ def test_a_model_that_was_declared_but_not_applied_is_not_judged_anew(project: P
         life.play()
     (*_, last) = project.journal.events(kinds=("tick.judged",))
     assert set(last.payload["monitors"]) == {"answers", "quality"}
+
+
+def test_features_served_are_those_computed_offline_and_profiles_are_kept_for_drift(
+    project: Project, alive: Alive
+) -> None:
+    watched = (
+        "ud.Monitor(name='skew', kind='skew'), ud.Monitor(name='inputs', kind='drift', history='60d'),"
+        " ud.Monitor(name='rows', kind='integrity'), ud.Monitor(name='level', kind='service', limit_ms=1000),"
+        " ud.Monitor(name='early', kind='estimate'), ud.Monitor(name='parts', kind='slices'),"
+        " ud.Monitor(name='together', kind='multivariate'),"
+    )
+    write_declarations(project.root, monitors=watched)
+    with open_project(project.root) as changed:
+        lifecycle.apply(changed, actor=ME)
+        life = alive(changed)
+        life.play(2)
+        last = changed.journal.events(kinds=("tick.judged",))[-1].payload["monitors"]
+        assert last["skew"] == "PASS"
+        assert last["level"] == "PASS"
+        assert set(last) == {"skew", "inputs", "rows", "level", "early", "parts", "together"}
+        assert {last[name] for name in ("inputs", "early", "parts", "together")} == {"INCONCLUSIVE"}, "two days are few"
+        kept = kept_profiles(changed.lake, "rides", LIVE, LIVE + 2 * DAY)
+        assert [(k.start, k.profile.n) for k in kept] == [(LIVE, 160), (LIVE + DAY, 160)]

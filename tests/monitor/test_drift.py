@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from undrift.data.difference import MEASURES
 from undrift.errors import DeclarationError
 from undrift.finding import Finding, Verdict, Window
-from undrift.monitor.drift import judge_drift, reference_of
+from undrift.monitor.cells import Reference, Slots, reference_of
+from undrift.monitor.drift import judge_drift, usual_effect
 from undrift.monitor.frames import columns_of
 from undrift.monitor.monitors import Monitor
 
@@ -104,3 +106,74 @@ def test_the_shortest_window_that_is_allowed_can_be_judged(stream: Stream) -> No
     found = judged(stream(14), stream(60, first=-60), monitor)["distance"]
     assert found.verdict is Verdict.PASS
     assert 4 * 400 < found.measurement.n <= 5 * 400  # five days, without the few rows that have no value
+
+
+def slots(shares: np.ndarray, n: int, rng: np.random.Generator) -> Slots:
+    """Days of ``n`` rows in two cells, the first holding a share of each day's own."""
+    first = rng.binomial(n, np.clip(shares, 0, 1))
+    at = np.arange(len(shares)) * 86_400_000_000 + int(START.timestamp() * 1e6)
+    return Slots(at, np.column_stack([first, n - first]).astype(np.float64))
+
+
+def test_history_tells_how_days_differ_and_what_windows_of_a_week_add() -> None:
+    window = Window(START + timedelta(days=400), START + timedelta(days=407))
+    rng = np.random.default_rng(8)
+    plain = usual_effect(slots(np.full(400, 0.5), 1000, rng), window)
+    assert plain is not None
+    assert (plain.n, plain.days, plain.windows) == (400, pytest.approx(1.0, abs=0.15), pytest.approx(1.0, abs=0.3))
+    # days that differ by 0.05 each by itself: (0.5 * 0.5 / 1000 + 0.05^2) over 0.5 * 0.5 / 1000 = 11 rows count as one
+    apart = usual_effect(slots(0.5 + rng.normal(0, 0.05, 400), 1000, rng), window)
+    assert apart is not None
+    assert apart.days == pytest.approx(11, rel=0.15)
+    assert apart.windows == pytest.approx(11, rel=0.35)
+    # a weekly rhythm cancels out of weeks, and days that follow each other add to them
+    rhythm = usual_effect(slots(0.5 + 0.1 * np.sin(np.arange(400) * 2 * np.pi / 7), 1000, rng), window)
+    assert rhythm is not None
+    assert rhythm.windows < 2 < rhythm.days
+    shock = np.zeros(400)
+    for day in range(1, 400):
+        shock[day] = 0.8 * shock[day - 1] + rng.normal(0, 0.03)
+    follows = usual_effect(slots(0.5 + shock, 1000, rng), window)
+    assert follows is not None
+    assert follows.windows > 1.5 * follows.days
+
+
+def test_few_days_of_history_tell_nothing() -> None:
+    window = Window(START + timedelta(days=27), START + timedelta(days=34))
+    assert usual_effect(slots(np.full(27, 0.5), 1000, np.random.default_rng(1)), window) is None
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_any_distance_may_be_asked_for(stream: Stream, measure: str) -> None:
+    def moved(day: int, row: dict[str, Any], rng: np.random.Generator) -> None:
+        row["distance"] = row["distance"] * 4
+        row["carrier"] = np.where(row["carrier"] == 0, 3, row["carrier"])
+
+    monitor = Monitor(name="inputs", kind="drift", persistence=(1, 1), distance=measure, practical=0.1)
+    found = judged(stream(14, change=moved), stream(60, first=-60), monitor)
+    assert {found[name].verdict for name in ("distance", "carrier")} == {Verdict.FAIL}
+    said = "share that moved" if measure in ("kolmogorov_smirnov", "wasserstein") else measure.replace("_", " ")
+    assert said in found["carrier"].why
+    with pytest.raises(DeclarationError, match="unknown distance 'far'"):
+        Monitor(name="m", kind="drift", distance="far")
+
+
+def test_a_segment_that_moves_alone_is_told_by_its_own_past() -> None:
+    rng = np.random.default_rng(3)
+    now = START + timedelta(days=60)
+    inner = (0.0,)
+    reference = {"x": Reference(edges=inner, counts=(5_000.0, 5_000.0))}
+    calm = np.full(60, 0.5)
+    moved = np.where(np.arange(60) >= 53, 0.25, 0.5)
+    history = {
+        "x": slots(np.where(np.arange(60) >= 53, 0.48, 0.5), 2000, rng),
+        "x[carrier=UA]": slots(moved, 160, rng),
+        "x[carrier=DL]": slots(calm, 160, rng),
+    }
+    monitor = Monitor(name="m", kind="drift", by_segment=True, history="60d", practical=0.05, persistence=(1, 1))
+    found = judge_drift(monitor, pa.table({"score": pa.array([], pa.float64())}), reference, now, history=history)
+    assert {(f.measurement.where, f.verdict) for f in found} == {
+        ("all", Verdict.PASS),
+        ("carrier=UA", Verdict.FAIL),
+        ("carrier=DL", Verdict.PASS),
+    }

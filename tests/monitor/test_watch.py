@@ -18,7 +18,7 @@ from undrift.event import Draft
 from undrift.finding import Verdict
 from undrift.improve.triggers import Retrain, consider
 from undrift.monitor.alerts import decide
-from undrift.monitor.drift import Reference, reference_of
+from undrift.monitor.cells import Reference, reference_of
 from undrift.monitor.frames import columns_of
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.performance import Expected

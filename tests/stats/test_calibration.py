@@ -7,9 +7,11 @@ import pytest
 from scipy import signal
 
 from undrift.stats.calibration import (
+    CalibrationMap,
     Persistence,
     block_bootstrap_threshold,
     calibration_error,
+    expected_roc_auc,
     false_alarm_rate,
     level_per_test,
     onset_rate,
@@ -151,3 +153,30 @@ def test_probabilities_and_outcomes_that_are_none_are_refused(p, y, message):
 
 def test_one_test_begins_where_it_is_beyond_and_was_not_before():
     assert level_per_test(0.05, 1) == pytest.approx((1 - math.sqrt(1 - 4 * 0.05)) / 2)  # p (1 - p) = 0.05
+
+
+def test_a_calibration_map_is_scikit_learns_isotonic_regression():
+    from sklearn.isotonic import IsotonicRegression
+
+    rng = np.random.default_rng(6)
+    scores = rng.choice(np.linspace(0.01, 0.99, 200), 3000)
+    outcomes = (rng.random(3000) < scores**2).astype(float)
+    found = CalibrationMap.of(scores, outcomes)
+    theirs = IsotonicRegression(out_of_bounds="clip").fit(scores, outcomes)
+    asked = np.linspace(0, 1, 501)
+    assert found(asked) == pytest.approx(theirs.predict(asked), abs=1e-9)
+    assert found.n == 3000
+    assert found(np.array([0.5])) == pytest.approx(0.25, abs=0.05)  # the truth is the square
+    assert CalibrationMap()(np.array([0.3])).tolist() == [0.3]
+
+
+def test_the_expected_area_is_the_real_one_where_rates_are_outcomes_and_its_mean_where_they_are_rates():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(7)
+    scores = rng.choice(np.linspace(0, 1, 50), 500)
+    outcomes = (rng.random(500) < scores).astype(float)
+    assert expected_roc_auc(outcomes, scores) == pytest.approx(roc_auc_score(outcomes, scores), abs=1e-12)
+    drawn = [roc_auc_score(rng.random(500) < scores, scores) for _ in range(300)]
+    assert expected_roc_auc(scores, scores) == pytest.approx(np.mean(drawn), abs=0.005)
+    assert math.isnan(expected_roc_auc([1.0, 1.0], [0.2, 0.3]))

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from undrift.data.difference import MEASURES
 from undrift.errors import DeclarationError
 from undrift.finding import Finding, Interval, Measurement, Verdict, Window
 from undrift.ids import duration
@@ -18,14 +19,18 @@ from undrift.stats.calibration import Persistence, level_per_test
 
 __all__ = ["FEWEST_DAYS", "Monitor", "found", "healthy"]
 
-Kind = Literal["feed", "silent", "drift", "performance"]
-FEWEST_DAYS: Final[dict[str, int]] = {"drift": 5, "performance": 3}
+Kind = Literal[
+    "feed", "silent", "integrity", "drift", "multivariate", "performance", "estimate", "slices", "service", "skew"
+]
+FEWEST_DAYS: Final[dict[str, int]] = {"drift": 5, "multivariate": 5, "performance": 3, "estimate": 3, "slices": 7}
 """Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
 ACTIONS: Final = frozenset({"freeze", "retrain", "roll_back"})
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "feed": {"window": "1d", "practical": 0.3, "severity": "high"},
     "silent": {"window": "1d", "practical": 0.3, "severity": "critical"},
+    "integrity": {"window": "1d", "practical": 0.05, "severity": "high"},
     "drift": {"window": "7d", "practical": 0.2, "persistence": (2, 3), "severity": "low"},
+    "multivariate": {"window": "7d", "practical": 0.1, "persistence": (2, 3), "severity": "low"},
     "performance": {
         "window": "14d",
         "practical": 0.1,
@@ -33,6 +38,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "severity": "high",
         "actions": ("retrain",),
     },
+    "estimate": {"window": "7d", "practical": 0.1, "persistence": (2, 3), "severity": "low"},
+    "slices": {"window": "28d", "practical": 0.2, "severity": "high"},
+    "service": {"window": "1d", "practical": 0.0, "severity": "high"},
+    "skew": {"window": "1d", "practical": 0.01, "severity": "critical"},
 }
 
 
@@ -45,11 +54,21 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind : ``feed`` (a source: changed units, nulls, stuck columns, missing rows), ``silent`` (answers: constant,
         collapsed, failing; nulls that surge; traffic that stops), ``drift`` (inputs, features, ``score``, ``label``
         against the reference profile of the version), ``performance`` (loss on labelled rows against the loss the
-        version was expected to have).
-    columns : which columns (drift, silent, feed); all if empty.
+        version was expected to have), ``integrity`` (rows unlike those in training: missing, unseen, out of range, one
+        value too often, looked up in vain), ``multivariate`` (inputs that no longer go together), ``estimate`` (the
+        loss before labels are there), ``slices`` (the worst parts of the rows, found by search), ``service`` (failed
+        and late answers against an objective), ``skew`` (features served against features computed offline).
+    columns : which columns; all if empty.
     source : which source (feed); all the model's views use if empty.
-    metric : which loss (performance); empty for ``log_loss`` of classifiers and ``absolute_error`` of regression.
-    by_segment : also each declared segment (performance).
+    metric : which loss (performance, estimate, slices); empty for ``log_loss`` of classifiers and ``absolute_error`` of
+        regression. Which measure (multivariate): ``reconstruction`` or ``domain_auc``, both if empty.
+    history : how far back kept profiles tell how days and weeks naturally differ (drift), as ``60d``; empty for none:
+        then the days of the window alone have to.
+    distance : which one (drift): a name of `undrift.data.difference.MEASURES`; empty for Kolmogorov-Smirnov of numbers
+        and total variation of categories, both shares of rows in [0, 1], which ``practical`` is then too.
+    objective, limit_ms : share of answers that must be good (service), and the milliseconds above which an answer is
+        not; 0 for no limit, so that only failures count.
+    by_segment : also each declared segment (performance; drift where ``history`` is kept).
     window : span of event time that is judged together; at least five days for ``drift`` and three for ``performance``,
         which would otherwise never see enough days to judge. The kind's default if empty: 1d (feed, silent), 7d
         (drift), 14d (performance).
@@ -71,6 +90,10 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     columns: tuple[str, ...] = ()
     source: str = ""
     metric: str = ""
+    distance: str = ""
+    history: str = ""
+    objective: float = 0.99
+    limit_ms: float = 0.0
     by_segment: bool = False
     window: str = ""
     practical: float | None = None
@@ -86,8 +109,19 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         try:
             span = self.span
             rule = self.lasting
+            if self.history:
+                duration(self.history)
         except ValueError as error:
             raise DeclarationError(f"monitor {self.name!r}: {error}.") from error
+        if self.distance and self.distance not in MEASURES:
+            raise DeclarationError(
+                f"monitor {self.name!r}: unknown distance {self.distance!r}; known: {', '.join(MEASURES)}."
+            )
+        if not 0 < self.objective < 1 or self.limit_ms < 0:
+            raise DeclarationError(
+                f"monitor {self.name!r}: the objective must lie between 0 and 1 and the limit be at least 0 ms, got "
+                f"{self.objective} and {self.limit_ms}."
+            )
         if span <= timedelta(0) or self.budget <= 0 or self.size < 0 or not rule.n:
             raise DeclarationError(
                 f"monitor {self.name!r}: window and budget must be above 0, the practical size at least 0."
@@ -136,8 +170,13 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(_DEFAULTS[self.kind].get("actions", default))
 
     def alpha(self, tests: int, ticks: int = 30) -> float:
-        """The error rate of each test, so that ``tests`` tests at each of ``ticks`` ticks (30 days) keep the budget."""
-        return level_per_test(self.budget, ticks, max(tests, 1), self.lasting)
+        """The error rate of each test, so that ``tests`` tests at each of ``ticks`` ticks (30 days) keep the budget.
+
+        Persistence makes chance rarer only where windows share no rows: windows longer than the time between ticks
+        overlap, and one that is beyond by chance is so for days.
+        """
+        overlap = self.span > timedelta(days=30) / ticks
+        return level_per_test(self.budget, ticks, max(tests, 1), None if overlap else self.lasting)
 
 
 def found(

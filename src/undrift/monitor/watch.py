@@ -16,11 +16,18 @@ from undrift.develop.bundle import Interface
 from undrift.finding import Finding, Report, Verdict, Window
 from undrift.monitor.alerts import open_incidents, spoiled_windows
 from undrift.monitor.causes import explain, ranked
-from undrift.monitor.drift import Reference, judge_drift
+from undrift.monitor.cells import Reference, Slots
+from undrift.monitor.drift import judge_drift
+from undrift.monitor.estimate import CHECKED, judge_estimate
 from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
+from undrift.monitor.integrity import judge_integrity
 from undrift.monitor.monitors import Monitor
+from undrift.monitor.multivariate import PAST_WINDOWS, judge_multivariate
 from undrift.monitor.performance import Expected, decay_under_fault, judge_performance
+from undrift.monitor.service import BURN_RATES, judge_service
 from undrift.monitor.silent import judge_silent
+from undrift.monitor.skew import judge_skew
+from undrift.monitor.slices import judge_slices
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +48,8 @@ class Scene:
     expected : reference losses of the champion, see `judge_performance`.
     changes : (when, what) of releases in the last weeks.
     tick : time between two ticks.
+    history : columns by the kept profiles of weeks, see `judge_drift`.
+    features : a sample of requests with the features as served, and as computed again offline; see `judge_skew`.
     """
 
     interface: Interface
@@ -52,12 +61,22 @@ class Scene:
     changes: Sequence[tuple[datetime, str]] = ()
     importance: Mapping[str, float] | None = None
     tick: timedelta = timedelta(days=1)
+    history: Mapping[str, Slots] = field(default_factory=dict)
+    features: tuple[pa.Table, pa.Table] | None = None
 
 
 def look_back(monitors: Iterable[Monitor], tick: timedelta = timedelta(days=1)) -> timedelta:
     """How much of the past predictions the monitors need."""
-    spans = [m.span + m.lasting.n * tick for m in monitors if m.kind in ("drift", "performance")]
-    return max([timedelta(days=9), *spans])
+    spans = {
+        "drift": 1,
+        "performance": 1,
+        "slices": 2,
+        "integrity": 8,
+        "multivariate": PAST_WINDOWS + 1,
+        "estimate": 2 * CHECKED,
+    }
+    needed = [spans[m.kind] * m.span + m.lasting.n * tick for m in monitors if m.kind in spans]
+    return max([timedelta(days=9), BURN_RATES[-1].long, *needed])
 
 
 def watch(
@@ -86,6 +105,9 @@ def watch(
         judged = judge_silent(monitor, scene.rows, now, spoiled=silent_past)
         findings += _without(judged, _fed_by(scene.interface, sick))
     feeds = (*spoiled_windows(known, model, now, kinds=("feed",)), *_fresh(findings, "feed", now))
+    findings += _without(
+        _integrity_and_service(monitors, scene, (*feeds, *silent_past), now), _fed_by(scene.interface, sick)
+    )
     answers = (*silent_past, *_fresh(findings, "silent", now))
     findings += _drift_and_performance(monitors, scene, findings, known, (feeds, answers), now)
     return Report(title="Monitors", subject=f"model:{model}", findings=tuple(findings), at=now)
@@ -112,7 +134,10 @@ def _drift_and_performance(
             spoiled=feeds,
             answers_spoiled=answers,
             version=scene.version,
+            history=scene.history if monitor.history else None,
         )
+    for monitor in (m for m in monitors if m.kind == "multivariate"):
+        drift += judge_multivariate(monitor, scene.rows, now, tick=scene.tick, spoiled=feeds)
     performance: list[Finding] = []
     for monitor in (m for m in monitors if m.kind == "performance"):
         performance += judge_performance(
@@ -123,6 +148,11 @@ def _drift_and_performance(
             fault = min(present, key=lambda w: w.start)
             damage = decay_under_fault(monitor, scene.interface, scene.rows, scene.expected, fault)
             performance += [damage] if damage is not None else []
+    for monitor in (m for m in monitors if m.kind in ("estimate", "slices")):
+        judge = judge_estimate if monitor.kind == "estimate" else judge_slices
+        performance += judge(
+            monitor, scene.interface, scene.rows, scene.version, scene.expected, now, tick=scene.tick, spoiled=spoiled
+        )
     others = [*faults, *drift, *performance]
     sick = open_incidents(known, scene.interface.model, ("feed", "silent"))
     explained = [
@@ -130,6 +160,23 @@ def _drift_and_performance(
         for f in performance
     ]
     return [*drift, *explained]
+
+
+def _integrity_and_service(
+    monitors: Sequence[Monitor], scene: Scene, spoiled: tuple[Window, ...], now: datetime
+) -> list[Finding]:
+    findings: list[Finding] = []
+    views = {view.name: frozenset(o.name for o in view.outputs) for view in scene.interface.views}
+    for monitor in monitors:
+        if monitor.kind == "integrity":
+            findings += judge_integrity(
+                monitor, scene.rows, scene.reference, now, tick=scene.tick, spoiled=spoiled, views=views
+            )
+        elif monitor.kind == "service":
+            findings += judge_service(monitor, scene.rows, now)
+        elif monitor.kind == "skew":
+            findings += judge_skew(monitor, scene.features, Window(now - monitor.span, now), tick=scene.tick)
+    return findings
 
 
 def _past(incidents: Iterable[Mapping[str, Any]], model: str, source: str) -> tuple[Spoiled, ...]:
@@ -155,7 +202,9 @@ def _fed_by(interface: Interface, sources: set[str]) -> set[str]:
 def _without(findings: Sequence[Finding], columns: set[str]) -> list[Finding]:
     """The findings without nulls that a sick feed explains."""
     return [
-        f for f in findings if not (f.measurement.name == "nulls" and f.measurement.detail.get("column") in columns)
+        f
+        for f in findings
+        if not (f.measurement.name in ("nulls", "missing") and f.measurement.detail.get("column") in columns)
     ]
 
 

@@ -1,0 +1,189 @@
+"""What no single column shows: columns that no longer go together.
+
+Two measures. The reconstruction error: how far rows lie from the principal components of earlier weeks (NannyML's
+multivariate drift; Rabanser and others 2019, "Failing loudly"). The domain classifier: how well a model tells rows of
+the window from earlier ones (Lopez-Paz and Oquab 2017). Both are judged against how earlier windows of the same length
+came out, so what is natural for these data is no drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undrift.finding import Finding, Interval, Verdict, Window
+from undrift.monitor.frames import column, columns_of, inside, micros, numeric, outside
+from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["PAST_WINDOWS", "domain_auc", "judge_multivariate", "matrix", "reconstruction"]
+
+PAST_WINDOWS: Final = 5
+"""Earlier windows that are looked at: one to learn from at least, the others show what is natural."""
+FEWEST_ROWS: Final = 300
+SAMPLE: Final = 1_000
+EXPLAINED: Final = 0.65
+"""Share of the variance that the components kept explain (as in NannyML)."""
+MOST_LEVELS: Final = 20
+DAY: Final = 86_400_000_000
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def matrix(columns: Mapping[str, Any]) -> Floats:
+    """Numbers as they are, nulls as the mean; categories as the share of rows that hold them; shape (n, columns)."""
+    parts = []
+    for values in columns.values():
+        if numeric(values):
+            x = column(values)
+        else:
+            codes = values.cast("string").combine_chunks().dictionary_encode().indices
+            places = codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
+            x = (np.bincount(places, minlength=1) / max(len(places), 1))[places]
+        held = np.isfinite(x)
+        parts.append(np.where(held, x, float(x[held].mean()) if held.any() else 0.0))
+    return np.column_stack(parts) if parts else np.zeros((0, 0))
+
+
+def reconstruction(past: Floats, now: Floats) -> Floats:
+    """The distance of each row of ``now`` from the principal components of ``past``, in standard deviations."""
+    centre, spread = past.mean(axis=0), past.std(axis=0)
+    used = spread > 0
+    if int(used.sum()) < 2:
+        return np.zeros(len(now))
+    x, y = ((part[:, used] - centre[used]) / spread[used] for part in (past, now))
+    values, vectors = np.linalg.eigh(x.T @ x / len(x))
+    kept = int(np.searchsorted(np.cumsum(values[::-1]) / values.sum(), EXPLAINED)) + 1
+    main = vectors[:, ::-1][:, : min(kept, int(used.sum()) - 1)]
+    return np.asarray(np.sqrt(np.square(y - y @ main @ main.T).sum(axis=1)), dtype=np.float64)
+
+
+def domain_auc(past: Floats, now: Floats, days: tuple[NDArray[np.int64], NDArray[np.int64]], seed: int = 0) -> float:
+    """How well boosted trees tell ``now`` from ``past``, on days they did not see: ROC AUC, 0.5 if not at all.
+
+    Whole days are left out, or rows would be told by their day and not by what changed.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(seed)
+    n = min(SAMPLE, len(past), len(now))
+    a, b = rng.choice(len(past), n, replace=False), rng.choice(len(now), n, replace=False)
+    x = np.vstack([past[a], now[b]])
+    y = np.repeat([0, 1], n)
+    fold = np.concatenate([days[0][a], days[1][b]]) % 2
+    score = np.full(2 * n, np.nan)
+    for part in (0, 1):
+        train, test = fold != part, fold == part
+        if np.unique(y[train]).size == 2:
+            model = HistGradientBoostingClassifier(max_iter=25, learning_rate=0.3, random_state=seed)
+            score[test] = model.fit(x[train], y[train]).predict_proba(x[test])[:, 1]
+    held = np.isfinite(score)
+    return float(roc_auc_score(y[held], score[held])) if np.unique(y[held]).size == 2 else 0.5
+
+
+def judge_multivariate(
+    monitor: Monitor, rows: pa.Table, now: datetime, *, tick: timedelta = timedelta(days=1),
+    spoiled: tuple[Window, ...] = (),
+) -> list[Finding]:  # fmt: skip
+    """Judge the inputs of the last window together; pure.
+
+    The reconstruction error fails where it is beyond what earlier windows show with confidence, and beyond the
+    practical size as a share of the usual error; the domain classifier where its AUC exceeds that of earlier windows by
+    the practical size.
+
+    Parameters
+    ----------
+    monitor : its ``metric`` may name one of the two, ``reconstruction`` or ``domain_auc``.
+    rows : captured predictions of at least `PAST_WINDOWS` + 1 windows.
+    """
+    window = Window(now - monitor.span, now)
+    times = micros(rows, "event_time")
+    sound = outside(times, spoiled)
+    named = {
+        name: values
+        for name, values in columns_of(rows).items()
+        if name not in ("score", "label") and (not monitor.columns or name in monitor.columns)
+    }
+    fresh = sound & inside(times, window.start, window.end)
+    windows = [
+        Window(window.start - k * monitor.span, window.end - k * monitor.span) for k in range(1, PAST_WINDOWS + 1)
+    ]
+    past = [p for p in (sound & inside(times, w.start, w.end) for w in windows) if int(p.sum()) >= FEWEST_ROWS]
+    days = np.unique((times[fresh] - 1) // DAY).size
+    n = int(fresh.sum())
+    if n < FEWEST_ROWS or days < FEWEST_DAYS["multivariate"] or len(past) < 3 or len(named) < 2:
+        why = f"{n} rows in {window} and {len(past)} earlier windows, too few to say how columns go together"
+        return [found(monitor, Verdict.INCONCLUSIVE, why, name="multivariate", value=0.0, n=n, window=window)]
+    x = matrix(named)
+    alpha = monitor.alpha(2, max(1, int(timedelta(days=30) / tick)))
+    findings = []
+    if monitor.metric in ("", "reconstruction"):
+        findings.append(_reconstructed(monitor, x, times, (fresh, past), alpha, window))
+    if monitor.metric in ("", "domain_auc"):
+        findings.append(_told_apart(monitor, x, times, (fresh, past), window))
+    return findings
+
+
+def _reconstructed(
+    monitor: Monitor,
+    x: Floats,
+    times: NDArray[np.int64],
+    parts: tuple[Bools, list[Bools]],
+    alpha: float,
+    window: Window,
+) -> Finding:
+    """Each window's mean error under the components of all earlier rows but its own."""
+    from scipy.special import stdtrit
+
+    fresh, past = parts
+    all_past = np.logical_or.reduce(past)
+    usual = []
+    for held in past:
+        others = all_past & ~held
+        usual.append(float(reconstruction(x[others], x[held]).mean()))
+    value = float(reconstruction(x[all_past], x[fresh]).mean())
+    centre, spread = float(np.mean(usual)), float(np.std(usual, ddof=1))
+    reach = float(stdtrit(len(usual) - 1, 1 - alpha)) * spread * float(np.sqrt(1 + 1 / len(usual)))
+    size = value / centre - 1 if centre else 0.0
+    lower = abs(value - centre) - reach
+    bad = lower > 0 and abs(size) > monitor.size / 4
+    why = (
+        f"rows lie {value:.3f} from the usual planes, {centre:.3f} +- {reach:.3f} in {len(usual)} windows before "
+        f"({size:+.1%}; tolerated {monitor.size / 4:.1%})"
+    )
+    return found(
+        monitor, Verdict.FAIL if bad else Verdict.PASS, why, name="reconstruction", value=value, n=int(fresh.sum()),
+        window=window, interval=Interval(max(0.0, value - reach), value + reach, 1 - alpha),
+        cause="inputs no longer go together as before" if bad else "", lingers=bool(bad),
+    )  # fmt: skip
+
+
+def _told_apart(
+    monitor: Monitor, x: Floats, times: NDArray[np.int64], parts: tuple[Bools, list[Bools]], window: Window
+) -> Finding:
+    fresh, past = parts
+    days = times // DAY
+    usual = []
+    for place, held in enumerate(past[:-1]):
+        before = np.logical_or.reduce(past[place + 1 :])
+        usual.append(domain_auc(x[before], x[held], (days[before], days[held])))
+    before = np.logical_or.reduce(past)
+    value = domain_auc(x[before], x[fresh], (days[before], days[fresh]))
+    natural = max(usual)
+    bad = value > natural + monitor.size
+    why = (
+        f"a classifier tells the window from the weeks before with AUC {value:.3f}; {natural:.3f} at most was natural "
+        f"in {len(usual)} windows before (tolerated {monitor.size:g} more)"
+    )
+    return found(
+        monitor, Verdict.FAIL if bad else Verdict.PASS, why, name="domain_auc", value=value, n=int(fresh.sum()),
+        window=window, cause="inputs are not those of the weeks before" if bad else "", lingers=bool(bad),
+    )  # fmt: skip

@@ -1,0 +1,194 @@
+"""The worst slice: where the loss is far above what it was expected to be, though on the whole it looks fine.
+
+Values of categories and quarters of numbers, alone and in pairs, are the candidates. Small ones are drawn towards the
+whole (empirical Bayes), many are looked at and paid for (Benjamini and Hochberg 1995), and days are the units, as
+everywhere. What happens next stands in alerts.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undrift.deploy.evidence import values_of
+from undrift.develop.bundle import Interface
+from undrift.finding import Finding, Verdict, Window
+from undrift.ids import to_micros
+from undrift.monitor.estimate import FEWEST_LABELLED, estimated_losses
+from undrift.monitor.frames import column, columns_of, inside, micros, numeric, outside
+from undrift.monitor.monitors import Monitor, found
+from undrift.monitor.performance import Expected, metric_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Slice", "judge_slices", "worst_slices"]
+
+DAY: Final = 86_400_000_000
+MOST_LEVELS: Final = 12
+QUARTERS: Final = 4
+FEWEST_DAYS: Final = 5
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class Slice(NamedTuple):
+    """A part of the rows: what it is, its rows, its mean loss and that of all other rows, the difference drawn towards
+    zero for its uncertainty, and the adjusted p-value of "no worse than the others".
+    """
+
+    where: dict[str, str]
+    n: int
+    loss: float
+    others: float
+    excess: float
+    p_value: float
+
+
+def worst_slices(
+    columns: Mapping[str, Any],
+    loss: Floats,
+    times: NDArray[np.int64],
+    *,
+    practical: float = 0.0,
+    minimum_n: int = 200,
+    pairs: bool = True,
+    level: float = 0.05,
+    most: int = 5,
+) -> list[Slice]:
+    """The slices whose loss is beyond that of all other rows by more than ``practical``, the largest excess first.
+
+    Parameters
+    ----------
+    columns : inputs and features by name, as Arrow columns.
+    loss, times : of the same rows; NaN where there is no label.
+    practical : smallest excess worth telling, in units of the loss.
+    minimum_n : labelled rows a slice needs.
+    level : false discovery rate over all slices that were looked at.
+    """
+    from scipy.special import stdtr
+
+    held = np.isfinite(loss)
+    loss, days = loss[held], np.unique(times[held] // DAY, return_inverse=True)[1]
+    count = int(days.max(initial=-1)) + 1
+    if count < FEWEST_DAYS:
+        return []
+    groups: list[tuple[dict[str, str], Bools]] = []
+    for name, values in columns.items():
+        groups += [({name: text}, flag[held]) for text, flag in _levels(values)]
+    groups = [(where, flag) for where, flag in groups if minimum_n <= flag.sum() <= len(loss) - minimum_n]
+    if pairs:
+        groups += [
+            ({**a, **b}, both)
+            for (a, x), (b, y) in combinations(groups, 2)
+            if not a.keys() & b.keys() and minimum_n <= (both := x & y).sum()
+        ]
+    if not groups:
+        return []
+    seen = [_excess(loss, days, count, flag) for _, flag in groups]
+    gap = np.array([each[0] for each in seen])
+    error = np.array([each[1] for each in seen])
+    p = 1 - stdtr(count - 1, (gap - practical) / error)
+    # method of moments for how much slices truly differ; what is left of a gap after its noise is taken off
+    spread = max(0.0, float(np.mean(gap**2 - error**2)))
+    shrunk = gap * spread / (spread + error**2) if spread > 0 else np.zeros_like(gap)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum.accumulate((p[order] * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1]
+    found = [
+        Slice(where, int(flag.sum()), float(loss[flag].mean()), float(loss[~flag].mean()), float(s), float(min(q, 1.0)))
+        for (where, flag), s, q in zip(groups, shrunk, adjusted, strict=True)
+        if q <= level and s > practical
+    ]
+    return sorted(found, key=lambda each: (-each.excess, sorted(each.where.items())))[:most]
+
+
+def _levels(values: Any) -> list[tuple[str, Bools]]:
+    """The frequent values of a category, or quarters of numbers."""
+    if numeric(values):
+        x = column(values)
+        sound = x[np.isfinite(x)]
+        if not len(sound):
+            return []
+        cuts = np.unique(np.quantile(sound, np.arange(1, QUARTERS) / QUARTERS))
+        cell = np.where(np.isfinite(x), np.searchsorted(cuts, x, side="right"), -1)
+        edges = ["", *(f"{c:.4g}" for c in cuts), ""]
+        names = [f"{a}..{b}" for a, b in pairwise(edges)]
+        return [(name, cell == k) for k, name in enumerate(names)]
+    coded = values.cast("string").combine_chunks().dictionary_encode()
+    codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    rows = np.bincount(codes[codes >= 0], minlength=len(coded.dictionary))
+    return [(str(coded.dictionary[int(k)]), codes == k) for k in np.argsort(-rows, kind="stable")[:MOST_LEVELS]]
+
+
+def _excess(loss: Floats, days: NDArray[np.intp], count: int, flag: Bools) -> tuple[float, float]:
+    """Mean loss in the slice less that of the others, and its standard error by days (both ratios linearised)."""
+    inside, outside = float(loss[flag].mean()), float(loss[~flag].mean())
+    weight = np.where(flag, (loss - inside) / flag.sum(), -(loss - outside) / (~flag).sum())
+    sums = np.bincount(days, weights=weight, minlength=count)
+    return inside - outside, max(float(np.sqrt(np.square(sums).sum() * count / (count - 1))), 1e-12)
+
+
+def judge_slices(
+    monitor: Monitor,
+    interface: Interface,
+    rows: pa.Table,
+    version: int,
+    expected: Mapping[str, Expected],
+    now: datetime,
+    *,
+    tick: timedelta = timedelta(days=1),
+    spoiled: tuple[Window, ...] = (),
+) -> list[Finding]:
+    """Judge the slices of the labelled rows of the last window; pure.
+
+    What is looked at is the loss beyond what each row's own probabilities lead to expect (for regression: a model of
+    the loss, learnt before the window), so a slice that was always hard is no finding, and one that rots is.
+
+    Parameters
+    ----------
+    rows : predictions with the labels known now, of two windows at least.
+    """
+    import pyarrow as pa
+
+    metric = metric_of(monitor, interface)
+    window = Window(now - monitor.span, now)
+    times = micros(rows, "event_time")
+    mine = np.asarray((rows["version"].to_numpy() == version) & outside(times, spoiled))
+    fresh = mine & inside(times, window.start, window.end)
+    some = rows.num_rows > 0
+    usual = estimated_losses(interface, metric, rows, mine & (times < to_micros(window.start))) if some else None
+    loss = values_of(rows, interface, [metric])[metric] if some else np.zeros(0)
+    n = int((fresh & np.isfinite(loss)).sum())
+    if usual is None or metric not in expected or n < 2 * FEWEST_LABELLED:
+        why = f"{metric}: {n} labelled rows in {window} and what was before are too few to look for slices"
+        return [found(monitor, Verdict.INCONCLUSIVE, why, name="slice", value=0.0, n=n, window=window)]
+    held = rows.filter(pa.array(fresh))
+    columns = {k: v for k, v in columns_of(held).items() if k not in ("score", "label")}
+    columns = {k: v for k, v in columns.items() if not monitor.columns or k in monitor.columns}
+    practical = expected[metric].value * monitor.size
+    level = monitor.alpha(1, max(1, int(timedelta(days=30) / tick)))
+    worst = worst_slices(columns, (loss - usual)[fresh], times[fresh], practical=practical, level=level)
+    if not worst:
+        why = f"no slice of {n} labelled rows loses {practical:.3g} of {metric} more than its answers lead to expect"
+        return [found(monitor, Verdict.PASS, why, name="slice", value=0.0, n=n, window=window)]
+    findings = []
+    for each in worst:
+        where = " and ".join(f"{name}={value}" for name, value in each.where.items())
+        why = (
+            f"{where}: {metric} is {each.excess:.3g} beyond what was to be expected, more than elsewhere "
+            f"({each.n} rows, adjusted p {each.p_value:.2g})"
+        )
+        findings.append(
+            found(
+                monitor, Verdict.FAIL, why, name="slice", value=each.excess, n=each.n, window=window,
+                segment=each.where, cause=f"{metric} is worst in a slice",
+            )
+        )  # fmt: skip
+    return findings

@@ -1,0 +1,70 @@
+"""Columns that no longer go together are found though each alone is as it was, and natural weeks are not drift."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from undrift.finding import Verdict
+from undrift.monitor.monitors import Monitor
+from undrift.monitor.multivariate import domain_auc, judge_multivariate, matrix, reconstruction
+
+START = datetime(2013, 4, 1, tzinfo=UTC)
+
+
+def weeks(turn: bool, seed: int = 0, days: int = 42, n: int = 150) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    day = np.repeat(np.arange(days), n)
+    base = rng.normal(0, 0.1, days)[day]
+    a = rng.normal(size=day.size) + base
+    together = np.where((day >= days - 7) & turn, -0.8, 0.8)
+    b = together * a + 0.6 * rng.normal(size=day.size)
+    others = rng.normal(size=(day.size, 4)) + base[:, None]
+    names = ["a", "b", "c", "d", "e", "f", "kind"]
+    columns = [pa.array(v) for v in (a, b, *others.T)] + [pa.array(rng.choice(["x", "y"], day.size))]
+    micros = int(START.timestamp() * 1e6) + day.astype(np.int64) * 86_400_000_000 + 3_600_000_000
+    return pa.table(
+        {
+            "event_time": pa.array(micros, pa.timestamp("us", "UTC")),
+            "score": np.zeros(day.size),
+            "inputs": pa.StructArray.from_arrays(columns, names),
+        }
+    )
+
+
+@pytest.mark.parametrize("metric", ["reconstruction", "domain_auc"])
+def test_a_turned_correlation_is_found_and_natural_weeks_are_not(metric: str) -> None:
+    monitor = Monitor(name="together", kind="multivariate", metric=metric)
+    now = START + timedelta(days=42)
+    assert [f.verdict for f in judge_multivariate(monitor, weeks(True), now)] == [Verdict.FAIL]
+    for seed in range(3 if metric == "reconstruction" else 1):
+        assert [f.verdict for f in judge_multivariate(monitor, weeks(False, seed), now)] == [Verdict.PASS]
+
+
+def test_the_reconstruction_error_is_zero_on_the_plane_and_the_distance_from_it_off_it() -> None:
+    x = np.random.default_rng(1).normal(size=(500, 1))
+    past = np.hstack([x, x])  # after scaling, the plane is the diagonal
+    now = np.array([[1.0, 1.0], [1.0, -1.0]]) * past.std(axis=0) + past.mean(axis=0)
+    assert reconstruction(past, now) == pytest.approx([0.0, np.sqrt(2)], abs=1e-9)
+
+
+def test_rows_that_are_alike_cannot_be_told_apart() -> None:
+    rng = np.random.default_rng(2)
+    past, now = rng.normal(size=(2000, 3)), rng.normal(size=(2000, 3))
+    days = np.repeat(np.arange(10), 200)
+    assert domain_auc(past, now, (days, days)) == pytest.approx(0.5, abs=0.05)
+    assert domain_auc(past, now + np.array([3.0, 0, 0]), (days, days)) > 0.95
+
+
+def test_nulls_are_means_and_categories_are_how_often_they_occur() -> None:
+    found = matrix({"x": pa.chunked_array([[1.0, None, 3.0]]), "c": pa.chunked_array([["a", "a", None]])})
+    assert found == pytest.approx(np.array([[1.0, 2 / 3], [2.0, 2 / 3], [3.0, 1 / 3]]))
+
+
+def test_few_weeks_say_nothing() -> None:
+    monitor = Monitor(name="together", kind="multivariate")
+    found = judge_multivariate(monitor, weeks(False, days=20), START + timedelta(days=20))
+    assert [f.verdict for f in found] == [Verdict.INCONCLUSIVE]
