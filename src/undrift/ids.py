@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS: Final = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*$")
@@ -117,14 +119,15 @@ def new_id(at: datetime | None = None, entropy: bytes | None = None) -> str:
     >>> new_id(datetime(2013, 4, 1, tzinfo=UTC), bytes(10))
     '017Q1E9C000000000000000000'
     """
-    moment = at if at is not None else datetime.now(UTC)
-    millis = int((moment - _EPOCH) / timedelta(milliseconds=1))
-    number = (millis << 80) | int.from_bytes(entropy if entropy is not None else os.urandom(10), "big")
-    letters = [""] * 26
-    for place in range(25, -1, -1):
-        letters[place] = _CROCKFORD[number & 31]
-        number >>= 5
-    return "".join(letters)
+    millis = time.time_ns() // 1_000_000 if at is None else int((at - _EPOCH) / timedelta(milliseconds=1))
+    chance = int.from_bytes(entropy if entropy is not None else os.urandom(10), "big")
+    pairs = _PAIRS  # ten bits at a time: this is called for every request
+    return (
+        f"{pairs[millis >> 40 & 1023]}{pairs[millis >> 30 & 1023]}{pairs[millis >> 20 & 1023]}"
+        f"{pairs[millis >> 10 & 1023]}{pairs[millis & 1023]}"
+        f"{pairs[chance >> 70]}{pairs[chance >> 60 & 1023]}{pairs[chance >> 50 & 1023]}{pairs[chance >> 40 & 1023]}"
+        f"{pairs[chance >> 30 & 1023]}{pairs[chance >> 20 & 1023]}{pairs[chance >> 10 & 1023]}{pairs[chance & 1023]}"
+    )
 
 
 def to_micros(at: datetime) -> int:

@@ -73,6 +73,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_body_bytes: int = 8 * 1024 * 1024
     max_queue: int = 1024
     max_batch: int = 64
+    inline: bool = True
+    cache_rows: int = 0
+    price_per_cpu_hour: float = 0.0
     timeout_ms: int = 10_000
     drain_seconds: float = 10.0
     poll_seconds: float = 0.1
@@ -178,6 +181,9 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
 }
 
 
+_MAY_BE_ZERO: Final = ("serve.port", "serve.cache_rows", "serve.price_per_cpu_hour", "work.threads")
+
+
 def find(start: Path) -> Path:
     """The nearest undrift.toml at or above a folder.
 
@@ -274,7 +280,7 @@ def _check_values(settings: Settings) -> None:
     positive = {
         name: value
         for name, value, _ in settings.values()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("serve.port", "work.threads")
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in _MAY_BE_ZERO
     }
     for name, value in positive.items():
         if not 0 < value < math.inf:
@@ -287,13 +293,9 @@ def _check_values(settings: Settings) -> None:
             )
         if not 0 < sink.timeout_seconds < math.inf:
             raise SettingsError(f"{where}.timeout_seconds must be a number above 0.")
-    for name in ("predict_route", "health_route"):
-        route = getattr(settings.serve, name)
-        if route and not _ROUTE.fullmatch(route):
-            origin = settings.origins.get(f"serve.{name}")
-            raise SettingsError(f"{origin}: serve.{name} = {route!r} must be a path, as '/predict'.")
-    if settings.work.threads < 0:
-        raise SettingsError(f"{settings.origins.get('work.threads')}: work.threads must be 0 (half the cores) or more.")
+    for name in ("serve.cache_rows", "serve.price_per_cpu_hour"):
+        if not 0 <= getattr(settings.serve, name.removeprefix("serve.")) < math.inf:
+            raise SettingsError(f"{settings.origins.get(name)}: {name} must be 0 or a number above it.")
     if not 0 <= settings.serve.port <= 65535:
         raise SettingsError(f"{settings.origins.get('serve.port')}: serve.port must be in 0..65535 (0: any free one).")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from types import GenericAlias
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -85,6 +86,38 @@ class Decoder:
         )
         self._flags = tuple(check for _, check in _checks(contract, "flag"))
         self._rejects = _checks(contract, "reject")
+        self._kept = self._compile_kept(spelled, strict)
+
+    def _compile_kept(self, spelled: dict[str, str], strict: bool) -> msgspec.json.Decoder[Any] | None:
+        """A decoder that takes only bodies whose rows keep every rule, checked while they are decoded.
+
+        Nearly all rows do, and then no rule is looked at in Python. None where a rule cannot be said to the library.
+        """
+        members = [_kept_member(i, field) for i, field in enumerate(self.contract.fields)]
+        if None in members:
+            return None
+        row = msgspec.defstruct("Kept", members, rename=spelled, forbid_unknown_fields=strict, kw_only=True, gc=False)
+        body: list[Any] = [
+            ("instances", Annotated[GenericAlias(list, (row,)), msgspec.Meta(min_length=1)]),
+            ("inputs", msgspec.UnsetType, msgspec.UNSET),
+        ]
+        return msgspec.json.Decoder(msgspec.defstruct("KeptBody", body, kw_only=True, gc=False))
+
+    def kept(self, body: bytes) -> list[Row] | None:
+        """The rows of ``{"instances": [{...}, ...]}`` if all keep every rule of the contract, else None.
+
+        None says nothing of what is wrong, nor whether that only flags: `instances` and `violations` do.
+        """
+        if self._kept is None:
+            return None
+        try:
+            found = self._kept.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        names, astuple = self._names, msgspec.structs.astuple
+        rows = [dict(zip(names, astuple(struct), strict=True)) for struct in found.instances]
+        self._in_utc(rows)
+        return rows
 
     def instances(self, body: bytes) -> list[Row]:
         """The rows of a request body, ``{"instances": [{...}, ...]}`` or ``{"inputs": {column: [...], ...}}``.
@@ -151,11 +184,7 @@ class Decoder:
             raise RequestError("expected at least one row, got none", path=place.partition("[")[0].partition(".{")[0])
         names, astuple = self._names, msgspec.structs.astuple
         rows = [dict(zip(names, astuple(struct), strict=True)) for struct in structs]
-        for name in self._times:
-            for row in rows:
-                value = row[name]
-                if value is not None and (isinstance(value, int) or value.tzinfo is not UTC):
-                    row[name] = from_micros(value) if isinstance(value, int) else value.astimezone(UTC)
+        self._in_utc(rows)
         for name in () if finite else self._numbers:  # JSON has no NaN, but Python values may
             for i, row in enumerate(rows):
                 if row[name] is not None and not math.isfinite(row[name]):
@@ -168,6 +197,13 @@ class Decoder:
                     where = place.format(i=i, name=name)
                     raise RequestError(f"{broken}, which the contract rejects; got {row[name]!r}", path=where)
         return rows
+
+    def _in_utc(self, rows: list[Row]) -> None:
+        for name in self._times:
+            for row in rows:
+                value = row[name]
+                if value is not None and (isinstance(value, int) or value.tzinfo is not UTC):
+                    row[name] = from_micros(value) if isinstance(value, int) else value.astimezone(UTC)
 
     def _transposed(self, struct: Any, path: str) -> list[Row]:
         columns = msgspec.structs.astuple(struct)
@@ -183,6 +219,31 @@ class Decoder:
 
 def _member(place: int, field: Field) -> Any:
     wire = _WIRE[field.type]
+    return (f"f{place}", wire | None if field.nullable else wire, *_absent(field, None))
+
+
+def _kept_member(place: int, field: Field) -> Any:
+    """A member whose type holds the field's rules; None where it cannot."""
+    bounds: dict[str, Any] = {}
+    wire: Any = _WIRE[field.type]
+    ranged = field.minimum is not None or field.maximum is not None
+    if field.categories is not None:
+        if ranged:
+            return None
+        codes = [int(code) if field.type == "integer" else code for code in field.categories]
+        wire = Literal[tuple(codes)]
+    elif ranged:
+        if field.type == "timestamp":
+            return None
+        low, high = field.minimum, field.maximum
+        if field.type == "integer":
+            low = -(2**63) if low is None else math.ceil(low)
+            high = 2**63 - 1 if high is None else math.floor(high)
+            if low < -(2**63) or high > 2**63 - 1:
+                return None
+        bounds = {key: bound for key, bound in (("ge", low), ("le", high)) if bound is not None}
+        plain: Any = int if field.type == "integer" else float
+        wire = Annotated[plain, msgspec.Meta(**bounds)]
     return (f"f{place}", wire | None if field.nullable else wire, *_absent(field, None))
 
 

@@ -1,7 +1,8 @@
 """Micro-batches: requests that wait while the model is busy are predicted together.
 
 An idle model starts at once, so nothing is delayed to form a batch. The queue is bounded, and work whose caller has
-stopped waiting is dropped before it reaches the model. One batcher runs one model in one thread of its own.
+stopped waiting is dropped before it reaches the model. A model of microseconds runs on the event loop, when all that
+has arrived is read; any other runs in a thread of its own.
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
 from undrift.errors import DeadlineError, ModelError, OverloadError, PredictionError
 from undrift.inference.predictor import Outputs, Predictor
+from undrift.inference.usage import Usage
 
-__all__ = ["Batcher"]
+__all__ = ["INLINE_SECONDS", "Batcher"]
 
 Columns = Mapping[str, Sequence[Any]]
+
+INLINE_SECONDS: Final = 0.002
+"""A call of the model that takes longer than this is no longer made on the event loop."""
+STRIKES: Final = 5
+"""Slow calls in a row after which a model is moved to a thread for good: one may be the scheduler's fault."""
 
 
 class _Waiting(NamedTuple):
@@ -26,6 +34,8 @@ class _Waiting(NamedTuple):
     rows: int
     deadline: float
     future: asyncio.Future[Outputs]
+    usage: Usage
+    since: float
 
 
 class Batcher:
@@ -33,34 +43,41 @@ class Batcher:
 
     Parameters
     ----------
-    predictor : what runs the model; called from one thread.
+    predictor : what runs the model; called from one thread at a time.
     max_batch : rows that waiting requests are gathered to. One request of more rows is not split.
     max_queue : rows that may wait. A request that finds the queue empty may always wait.
+    inline : whether the model may run on the event loop, as long as its calls take less than `INLINE_SECONDS`. Only
+        for models whose time is bounded by their size: nothing is answered while one runs.
     """
 
-    def __init__(self, predictor: Predictor, *, max_batch: int = 64, max_queue: int = 1024) -> None:
+    def __init__(
+        self, predictor: Predictor, *, max_batch: int = 64, max_queue: int = 1024, inline: bool = False
+    ) -> None:
         self.predictor = predictor
+        self.inline = inline
         self._max_batch, self._max_queue = max_batch, max_queue
         self._queue: deque[_Waiting] = deque()
         self._rows = 0
+        self._strikes = 0
+        self._scheduled = False
         self._changed = threading.Condition()
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     @property
     def waiting(self) -> int:
         """Rows in the queue."""
         return self._rows
 
-    async def predict(self, columns: Columns, rows: int, deadline: float) -> Outputs:
+    async def predict(self, columns: Columns, rows: int, deadline: float, usage: Usage | None = None) -> Outputs:
         """Predict rows given as columns.
 
         Parameters
         ----------
         rows : how many there are; every column has that many values.
         deadline : the ``time.monotonic()`` after which nobody waits for the answer.
+        usage : what the call is charged to.
 
         Raises
         ------
@@ -68,26 +85,92 @@ class Batcher:
         DeadlineError : the deadline passed before the answer was there.
         PredictionError : the model failed on these rows.
         """
-        future: asyncio.Future[Outputs] = self._loop.create_future()
-        with self._changed:
-            if self._closed:
-                raise OverloadError("the revision was just replaced.", retry_after=0.1)
-            if self._queue and self._rows + rows > self._max_queue:
-                raise OverloadError(f"{self._rows} rows wait for the model; at most {self._max_queue} may.")
-            self._queue.append(_Waiting(columns, rows, deadline, future))
-            self._rows += rows
-            self._changed.notify()
-        timer = self._loop.call_at(self._loop.time() + deadline - time.monotonic(), _expire, future)
+        if self._closed:
+            raise OverloadError("the revision was just replaced.", retry_after=0.1)
+        if self._queue and self._rows + rows > self._max_queue:
+            raise OverloadError(f"{self._rows} rows wait for the model; at most {self._max_queue} may.")
+        charged = usage or Usage()
+        if not self.inline:
+            return await self._by_thread(_Waiting(columns, rows, deadline, self._future(), charged, time.monotonic()))
+        if rows <= self._max_batch:
+            return await self._by_loop(columns, rows, deadline, charged)
+        return await self._in_parts(columns, rows, deadline, charged)
+
+    def _future(self) -> asyncio.Future[Outputs]:
+        return self._loop.create_future()
+
+    def _by_loop(self, columns: Columns, rows: int, deadline: float, usage: Usage) -> asyncio.Future[Outputs]:
+        future = self._future()
+        self._queue.append(_Waiting(columns, rows, deadline, future, usage, time.monotonic()))
+        self._rows += rows
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._run_here)
+        return future
+
+    async def _in_parts(self, columns: Columns, rows: int, deadline: float, usage: Usage) -> Outputs:
+        """A request larger than a batch, so that others come in between."""
+        waits = []
+        for start in range(0, rows, self._max_batch):
+            end = min(start + self._max_batch, rows)
+            part = {name: values[start:end] for name, values in columns.items()}
+            waits.append(self._by_loop(part, end - start, deadline, usage))
         try:
-            return await future
+            parts = [await wait for wait in waits]
+        except BaseException:
+            for wait in waits:
+                wait.cancel()
+                if wait.done() and not wait.cancelled():
+                    wait.exception()  # one is raised already
+            raise
+        return Outputs(
+            score=[value for part in parts for value in part.score],
+            scores=None if parts[0].scores is None else [row for part in parts for row in part.scores or ()],
+            label=None if parts[0].label is None else [label for part in parts for label in part.label or ()],
+        )
+
+    async def _by_thread(self, item: _Waiting) -> Outputs:
+        with self._changed:
+            self._queue.append(item)
+            self._rows += item.rows
+            self._begin_thread()
+        timer = self._loop.call_at(self._loop.time() + item.deadline - time.monotonic(), _expire, item.future)
+        try:
+            return await item.future
         finally:
             timer.cancel()
+
+    def _begin_thread(self) -> None:
+        """Start the thread, or tell it that there is something to do; with the lock held."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+            self._thread.start()
+        self._changed.notify()
 
     def close(self) -> None:
         """Answer what waits, then end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+    def _run_here(self) -> None:
+        """One batch, on the event loop."""
+        self._scheduled = False
+        if (
+            not self.inline
+        ):  # not any more; what waits is the thread's, for the model is called from one place at a time
+            with self._changed:
+                self._begin_thread()
+            return
+        batch = self._pop()
+        if batch:
+            began = time.monotonic()
+            _deliver(self._answer(batch))
+            self._strikes = self._strikes + 1 if time.monotonic() - began > INLINE_SECONDS else 0
+            self.inline = self._strikes < STRIKES
+        if self._queue and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._run_here)
 
     def _run(self) -> None:
         while batch := self._take():
@@ -105,21 +188,44 @@ class Batcher:
                     if self._closed:
                         return []
                     self._changed.wait()
-                batch, rows, now = list[_Waiting](), 0, time.monotonic()
-                while self._queue and (not batch or rows + self._queue[0].rows <= self._max_batch):
-                    item = self._queue.popleft()
-                    self._rows -= item.rows
-                    if item.deadline > now and not item.future.cancelled():
-                        batch.append(item)
-                        rows += item.rows
+                batch = self._pop()
             if batch:
                 return batch
 
+    def _pop(self) -> list[_Waiting]:
+        """What is next in the queue, up to a batch, without what nobody waits for."""
+        batch, rows, now = list[_Waiting](), 0, time.monotonic()
+        while self._queue and (not batch or rows + self._queue[0].rows <= self._max_batch):
+            item = self._queue.popleft()
+            self._rows -= item.rows
+            if item.future.done():
+                continue
+            if item.deadline > now:
+                batch.append(item)
+                rows += item.rows
+                item.usage.queue += now - item.since
+            else:
+                self._loop.call_soon_threadsafe(_expire, item.future)
+        return batch
+
     def _answer(self, batch: list[_Waiting]) -> list[tuple[asyncio.Future[Outputs], Outputs | ModelError]]:
+        began, cpu = time.monotonic(), time.thread_time()
+        try:
+            return self._answers(batch)
+        finally:
+            took, cpu = time.monotonic() - began, time.thread_time() - cpu
+            rows = sum(item.rows for item in batch)
+            batch[0].usage.batch(rows)
+            for item in batch:
+                item.usage.compute += took * item.rows / rows
+                item.usage.model_cpu += cpu * item.rows / rows
+
+    def _answers(self, batch: list[_Waiting]) -> list[tuple[asyncio.Future[Outputs], Outputs | ModelError]]:
         if len(batch) == 1:
             return [(batch[0].future, self._predict(batch[0].columns, batch[0].rows))]
-        names = batch[0].columns
-        merged = {name: [value for item in batch for value in item.columns[name]] for name in names}
+        # all are columns of one model, so they stand in one order
+        columns = zip(*(item.columns.values() for item in batch), strict=True)
+        merged = dict(zip(batch[0].columns, map(list, map(chain.from_iterable, columns)), strict=True))
         together = self._predict(merged, sum(item.rows for item in batch))
         if isinstance(together, ModelError):  # one bad row must not fail the others' requests
             return [(item.future, self._predict(item.columns, item.rows)) for item in batch]

@@ -8,32 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import msgspec
-
 from undrift.capture.capture import PredictionRecord
-from undrift.data.decoder import Decoder
-from undrift.data.features import compute, entity_key
-from undrift.develop.bundle import Interface, Manifest
+from undrift.develop.bundle import Interface
 from undrift.errors import (
     DeadlineError,
     ModelError,
     NotFoundError,
     OverloadError,
-    PredictionError,
-    RequestError,
-    StateError,
 )
 from undrift.ids import new_id, to_micros
-from undrift.inference.batcher import Batcher
 from undrift.inference.predictor import Outputs
-from undrift.inference.router import Choice, Placed, Route, Variant, assign
+from undrift.inference.revision import Prepared, Revision
+from undrift.inference.router import Choice, Route, Variant, assign
+from undrift.inference.usage import Ledger, Usage
 from undrift.state.ports import Online
 
-__all__ = ["Answered", "Call", "Endpoint", "Revision", "Row"]
+__all__ = ["Answered", "Call", "Endpoint", "Row"]
 
 Values = dict[str, Any]
 
@@ -41,13 +35,15 @@ Values = dict[str, Any]
 class Call(NamedTuple):
     """What surrounds the rows of one request.
 
-    ``received_at`` is in microseconds; ``started`` and ``deadline`` are readings of ``time.monotonic()``.
+    ``received_at`` is in microseconds; ``started`` and ``deadline`` are readings of ``time.monotonic()``. ``charged``
+    takes whom the request is counted to and when its answer was there, for whoever writes it.
     """
 
     request_id: str
     received_at: int
     started: float
     deadline: float
+    charged: list[tuple[Usage, float]] | None = None
 
 
 class Row(NamedTuple):
@@ -74,75 +70,6 @@ class Answered(NamedTuple):
     failure: ModelError | None
 
 
-class _Prepared(NamedTuple):
-    columns: dict[str, list[Any]]
-    features: list[Values]
-    times: list[dict[str, int | None]]
-    absent: list[str]
-
-
-class Revision:
-    """A revision that is loaded and ready: what decodes its requests, computes its features and runs its model."""
-
-    def __init__(
-        self, placed: Placed, manifest: Manifest, functions: Mapping[str, Callable[..., Any]], batcher: Batcher
-    ) -> None:
-        self.placed, self.manifest, self.batcher = placed, manifest, batcher
-        self.interface: Interface = manifest.interface
-        self.decoder = Decoder(self.interface.contract)
-        self.personal = frozenset(f.name for f in self.interface.contract.fields if f.personal)
-        self._inputs = [given.name for given in self.interface.inputs]
-        self._functions = [(t, functions[t.name]) for t in self.interface.transforms]
-
-    def prepare(self, rows: Sequence[Values], at: Sequence[int], online: Online | None) -> _Prepared:
-        """Features of the rows, as columns for the model and by row for the record.
-
-        Raises
-        ------
-        PredictionError : a transform failed.
-        """
-        features: list[Values] = [{} for _ in rows]
-        times: list[dict[str, int | None]] = [{} for _ in rows]
-        absent = self._look_up(rows, at, online, features, times)
-        for transform, function in self._functions:
-            for row, found in zip(rows, features, strict=True):
-                found.update(compute(transform, function, {**row, **found}))
-        pairs = list(zip(rows, features, strict=True))
-        columns = {name: [f[name] if name in f else r.get(name) for r, f in pairs] for name in self._inputs}
-        return _Prepared(columns, features, times, absent)
-
-    def _look_up(
-        self,
-        rows: Sequence[Values],
-        at: Sequence[int],
-        online: Online | None,
-        features: list[Values],
-        times: list[dict[str, int | None]],
-    ) -> list[str]:
-        """Fill in the values of views, absent where there is none or it is older than its time to live."""
-        absent: list[str] = []
-        for view in self.interface.views:
-            names = [output.name for output in view.outputs]
-            keys = [entity_key(row.get(view.entity)) for row in rows]
-            entities = [key for key in dict.fromkeys(keys) if key is not None]
-            stored: dict[str, tuple[int, Values] | None] = {}
-            try:
-                if online is None:
-                    raise StateError("there is no online store")
-                stored = dict(zip(entities, online.get(view.key, entities), strict=True))
-            except StateError:  # the answer without the features beats no answer; the record says so
-                absent.append(f"view {view.name} unavailable")
-            for key, moment, found, known in zip(keys, at, features, times, strict=True):
-                held = stored.get(key) if key is not None else None
-                if held is None or not view.fresh(held[0], moment):
-                    found.update(dict.fromkeys(names))
-                    known[view.name] = None
-                else:
-                    found.update((name, held[1].get(name)) for name in names)
-                    known[view.name] = held[0]
-        return absent
-
-
 class Endpoint:
     """One model as the routing table of an epoch wants it.
 
@@ -151,15 +78,28 @@ class Endpoint:
     route : which variant answers whom.
     revisions : the loaded revisions by name, the champion among them.
     epoch : of the table the route comes from.
+    ledger : where what answering takes is counted.
     called : what records and answers call the champion.
     """
 
     def __init__(
-        self, route: Route, revisions: Mapping[str, Revision], epoch: int, *, called: Variant = "champion"
+        self,
+        route: Route,
+        revisions: Mapping[str, Revision],
+        epoch: int,
+        ledger: Ledger | None = None,
+        *,
+        called: Variant = "champion",
     ) -> None:
         self.route, self.revisions, self.epoch, self.called = route, dict(revisions), epoch, called
         self._pinned: dict[str, Endpoint] = {}
         self.champion = self.revisions[route.champion]
+        self._ledger = Ledger() if ledger is None else ledger
+        self.usages = {
+            name: self._ledger[route.model, each.placed.version, called if each is self.champion else "candidate"]
+            for name, each in self.revisions.items()
+        }
+        self.usage = self.usages[route.champion]
         contract = self.champion.interface.contract
         self.same_contract = {name for name, each in self.revisions.items() if each.interface.contract == contract}
 
@@ -187,11 +127,19 @@ class Endpoint:
             name = self.route.champion if self.route.champion in found else found[0]
             route = Route(model=self.route.model, champion=name, revisions=self.route.revisions)
             called: Variant = "champion" if name == self.route.champion else "candidate"
-            self._pinned[version] = Endpoint(route, {name: self.revisions[name]}, self.epoch, called=called)
+            self._pinned[version] = Endpoint(
+                route, {name: self.revisions[name]}, self.epoch, self._ledger, called=called
+            )
         return self._pinned[version]
 
-    async def answer(self, rows: Sequence[Values], call: Call, online: Online | None) -> Answered:
+    async def answer(
+        self, rows: Sequence[Values], call: Call, online: Online | None, *, clean: bool = False
+    ) -> Answered:
         """Answer the rows of one request.
+
+        Parameters
+        ----------
+        clean : whether the champion's decoder has found no `violations` in them, so that nobody need look again.
 
         Raises
         ------
@@ -203,7 +151,7 @@ class Endpoint:
         field = self.route.unit or interface.unit
         units, choices = assign(self.route, field, [row.get(field) if field else None for row in rows], ids)
         at = [self._at(interface, row, call) for row in rows]
-        work = _Work(self, rows, call, online, ids, units, at, choices)
+        work = _Work(self, rows, call, online, ids, units, at, choices, clean)
         groups: dict[str, list[int]] = {}
         for place, choice in enumerate(choices):
             groups.setdefault(choice.revision, []).append(place)
@@ -266,8 +214,10 @@ class _Work:
         units: Sequence[str],
         at: Sequence[int],
         choices: Sequence[Choice],
+        clean: bool,
     ) -> None:
         self.endpoint, self.rows, self.call, self.online = endpoint, rows, call, online
+        self.clean = clean
         self.ids, self.units, self.at, self.choices = ids, units, at, choices
         self.answers: list[Row | None] = [None] * len(rows)
         self.records: list[PredictionRecord] = []
@@ -276,26 +226,33 @@ class _Work:
         """Answer some of the rows by a revision."""
         if not places:
             return
+        began = time.monotonic()
+        usage = self.endpoint.usages[revision.placed.revision]
+        same = revision.placed.revision in self.endpoint.same_contract
         rows = [self.rows[place] for place in places]
-        if revision.placed.revision not in self.endpoint.same_contract:
-            rows = _again(revision, rows)
-        flagged = [list(revision.decoder.violations(row)) for row in rows]
+        if not same:
+            rows = revision.decode_again(rows)
+        flagged = None if same and self.clean else [list(revision.decoder.violations(row)) for row in rows]
         prepared = revision.prepare(rows, [self.at[place] for place in places], self.online)
-        outputs = await revision.batcher.predict(prepared.columns, len(rows), deadline)
+        usage.feature += time.monotonic() - began
+        outputs = await revision.predict(prepared.columns, len(rows), deadline, usage)
         self._keep(revision, places, rows, flagged, prepared, outputs)
+        usage.rows += len(rows)
+        if flagged is not None:
+            usage.flagged += sum(1 for each in flagged if each)
 
     def _keep(
         self,
         revision: Revision,
         places: Sequence[int],
         rows: Sequence[Values],
-        flagged: Sequence[list[str]],
-        prepared: _Prepared,
+        flagged: Sequence[list[str]] | None,
+        prepared: Prepared,
         outputs: Outputs,
     ) -> None:
         placed, variant = revision.placed, self._variant(revision)
         for index, place in enumerate(places):
-            broken = [*flagged[index], *prepared.absent]
+            broken = [*flagged[index], *prepared.absent] if flagged is not None else [*prepared.absent]
             score = outputs.score[index]
             scores = None if outputs.scores is None else outputs.scores[index]
             label = None if outputs.label is None else outputs.label[index]
@@ -310,6 +267,7 @@ class _Work:
     def fail(self, revision: Revision, places: Sequence[int], error: Exception) -> None:
         """Record that a revision could not answer some of the rows."""
         variant, message = self._variant(revision), getattr(error, "message", str(error))
+        self.endpoint.usages[revision.placed.revision].fail("model_error", len(places))
         for place in places:
             self.records.append(
                 self._record(revision, place, self.rows[place], variant, [], {}, {}, None, None, None, message)
@@ -356,15 +314,3 @@ class _Work:
             latency_us=int((time.monotonic() - self.call.started) * 1e6),
             error=error,
         )
-
-
-def _again(revision: Revision, rows: Sequence[Values]) -> list[Values]:
-    """Rows decoded by one contract, checked by another; what breaks it is the revision's failure, not the caller's."""
-    wanted = {f.name for f in revision.interface.contract.fields}
-    try:
-        return [
-            revision.decoder.row(msgspec.to_builtins({k: v for k, v in row.items() if k in wanted})) for row in rows
-        ]
-    except RequestError as error:
-        name = revision.placed.revision
-        raise PredictionError(f"the request does not meet the contract of {name}: {error}") from error

@@ -7,11 +7,12 @@ predict_api.py, answering in inference/endpoint.py, sockets in connection.py.
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import datetime
 from typing import Any
 
 from undrift.capture.capture import EventRecord, LabelRecord, Recorder, SourceRecord, WatermarkRecord
-from undrift.errors import CaptureError, NotFoundError, RequestError, StateError
+from undrift.errors import CaptureError, DeadlineError, NotFoundError, OverloadError, RequestError, StateError
 from undrift.inference.endpoint import Answered, Call, Endpoint
 from undrift.protocols import labels
 from undrift.protocols.wire import encode
@@ -79,8 +80,12 @@ class Api:
         known = ", ".join(sorted(self._placement.endpoints)) or "none"
         raise NotFoundError(f"there is no model {name[:100]!r} here; known: {known}.")
 
-    async def answered(self, endpoint: Endpoint, rows: list[dict[str, Any]], call: Call) -> Answered:
+    async def answered(
+        self, endpoint: Endpoint, rows: list[dict[str, Any]], call: Call, *, clean: bool = False
+    ) -> Answered:
         """Answer rows that the endpoint's decoder has read, and capture them; what every protocol ends in.
+
+        ``clean`` says that the decoder found no violations in them.
 
         Raises
         ------
@@ -88,8 +93,16 @@ class Api:
         CaptureError : they could not be captured and must be.
         OverloadError, DeadlineError : see `Endpoint.answer`.
         """
-        answered = await endpoint.answer(rows, call, self._placement.online)
-        self._count(endpoint.route.model, answered)
+        usage = endpoint.usage
+        usage.decode += time.monotonic() - call.started
+        usage.in_flight += 1
+        try:
+            answered = await endpoint.answer(rows, call, self._placement.online, clean=clean)
+        except (OverloadError, DeadlineError) as error:
+            usage.fail("overload" if isinstance(error, OverloadError) else "deadline", len(rows))
+            raise
+        finally:
+            usage.in_flight -= 1
         try:
             if not await self._recorder.write(answered.records):
                 self._meters.uncaptured.inc(len(answered.records))
@@ -99,21 +112,9 @@ class Api:
         if answered.failure is not None:
             notice("model error", model=endpoint.route.model, request_id=call.request_id, why=answered.failure.message)
             raise answered.failure
+        if call.charged is not None:  # to the version of the first row
+            call.charged.append((endpoint.usages[answered.rows[0].revision], time.monotonic()))
         return answered
-
-    def _count(self, model: str, answered: Answered) -> None:
-        counts: dict[tuple[str, str, bool], int] = {}
-        for record in answered.records:
-            key = (str(record.version), record.variant, record.error is None)
-            counts[key] = counts.get(key, 0) + 1
-        for (version, variant, fine), n in counts.items():
-            if fine:
-                self._meters.predictions.labels(model, version, variant).inc(n)
-            else:
-                self._meters.failures.labels(model, version, variant, "model_error").inc(n)
-        flagged = sum(1 for row in answered.rows if row.violations)
-        if flagged:
-            self._meters.flagged.labels(model).inc(flagged)
 
     async def _labels(self, asked: Asked) -> Reply:
         interface = self.endpoint(asked.name).interface

@@ -14,6 +14,7 @@ from undrift.capture.capture import Recorder
 from undrift.errors import RequestError, UndriftError
 from undrift.ids import new_id
 from undrift.inference.endpoint import Call
+from undrift.inference.usage import Usage
 from undrift.protocols.wire import encode, error_body, status_of
 from undrift.serving.api import Api
 from undrift.serving.connection import JSON, Head, Reply, Request
@@ -84,7 +85,7 @@ class Gateway:
     def _refusal(
         self, status: int, message: str, label: str = "none", headers: tuple[tuple[bytes, bytes], ...] = ()
     ) -> Reply:
-        self._meters.requests.labels(label, str(status)).inc()
+        self._meters.route(label).count(status, 0.0)
         return Reply(status, encode({"error": message}), (*self._usual(new_id(), None), *headers))
 
     def may_abandon(self, request: Request) -> bool:
@@ -95,20 +96,24 @@ class Gateway:
     async def answer(self, request: Request) -> Reply:
         """The answer to a request that `refuse` let pass."""
         started = time.monotonic()
+        charged: list[tuple[Usage, float]] = []
         headers = request.headers
         request_id = _request_id(headers)
         found = self._paths.find(request.target)
         path = found.by_method[request.method]
         try:
-            call = Call(request_id, time.time_ns() // 1000, started, started + self._seconds(headers))
+            call = Call(request_id, time.time_ns() // 1000, started, started + self._seconds(headers), charged)
             reply = await path.handler(Asked(found.parts, request.body, call, headers, found.query))
         except UndriftError as error:
             reply = self._failed(error)
         except Exception as error:  # noqa: BLE001  the last edge: a fault of ours must not end the worker
             notice("fault", request_id=request_id, path=found.path, error=f"{type(error).__name__}: {error}")
             reply = Reply(500, encode({"error": "internal error", "request_id": request_id}))
-        self._meters.requests.labels(path.label, str(reply.status)).inc()
-        self._meters.seconds.labels(path.label).observe(time.monotonic() - started)
+        now = time.monotonic()
+        for usage, ready in charged:
+            usage.encode += now - ready
+            usage.finish(now - started)
+        self._meters.route(path.label).count(reply.status, now - started)
         return Reply(
             reply.status, reply.body, (*self._usual(request_id, reply.epoch), *reply.headers), reply.type, reply.close
         )

@@ -22,8 +22,9 @@ from undrift.data.features import FeatureView, latest
 from undrift.develop.bundle import load_functions
 from undrift.errors import StateError, UndriftError
 from undrift.inference.batcher import Batcher
-from undrift.inference.endpoint import Endpoint, Revision
-from undrift.inference.predictor import Predictor, load
+from undrift.inference.endpoint import Endpoint
+from undrift.inference.predictor import OnnxPredictor, Predictor, load
+from undrift.inference.revision import Revision
 from undrift.inference.router import Placed, Route, RoutingTable, TableFile
 from undrift.plugins import resolve, resolve_path
 from undrift.serving.telemetry import Meters, notice
@@ -148,12 +149,12 @@ class Placement:
         if failed:
             problems[route.model] = "; ".join(f"{name}: {why}" for name, why in failed.items())
         if not needed:
-            return Endpoint(route, revisions, epoch)
+            return Endpoint(route, revisions, epoch, self._meters.ledger)
         if route.model in self.endpoints:
             return self.endpoints[route.model]
         if route.champion in revisions:
             alone = msgspec.structs.replace(route, candidate="", weight=0.0)
-            return Endpoint(alone, revisions, epoch)
+            return Endpoint(alone, revisions, epoch, self._meters.ledger)
         return None
 
     async def _revision(self, placed: Placed) -> Revision:
@@ -162,8 +163,11 @@ class Placement:
         if placed not in self._loaded:
             predictor, functions = await asyncio.to_thread(self._open, placed)
             serve = self._settings.serve
-            batcher = Batcher(predictor, max_batch=serve.max_batch, max_queue=serve.max_queue)
-            self._loaded[placed] = Revision(placed, predictor.manifest, functions, batcher)
+            # only of a compiled model is it known that a call ends
+            inline = serve.inline and isinstance(predictor, OnnxPredictor)
+            batcher = Batcher(predictor, max_batch=serve.max_batch, max_queue=serve.max_queue, inline=inline)
+            manifest = predictor.manifest
+            self._loaded[placed] = Revision(placed, manifest, functions, batcher, serve.cache_rows)
             notice("loaded", revision=placed.revision, version=placed.version, format=predictor.manifest.format)
         return self._loaded[placed]
 

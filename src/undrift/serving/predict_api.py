@@ -81,12 +81,14 @@ class PredictApi:
         return await self._instances(asked, self._only(asked))
 
     async def _instances(self, asked: Asked, endpoint: Endpoint) -> Reply:
-        columnar = False
+        columnar, kept = False, None
         if _is(asked, ARROW):
             rows = await _by_arrow("read", endpoint.champion.decoder, asked.body)
+        elif (kept := endpoint.champion.decoder.kept(asked.body)) is not None:
+            rows = kept
         else:
             rows, columnar = tensorflow.read(endpoint.champion.decoder, asked.body)
-        answered = await self._api.answered(endpoint, rows, asked.call)
+        answered = await self._api.answered(endpoint, rows, asked.call, clean=kept is not None)
         if ARROW in asked.headers.get(b"accept", b"").lower():
             return await self._arrow_answer(endpoint, answered)
         answer = tensorflow.answer_columns if columnar else tensorflow.answer

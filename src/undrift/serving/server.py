@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -33,12 +34,16 @@ __all__ = ["run"]
 HOUSEKEEPING_SECONDS: Final = 1.0
 
 
-async def _housekeeping(meters: Meters, writer: SpoolWriter) -> None:
+async def _housekeeping(meters: Meters, writer: SpoolWriter, placement: Placement) -> None:
     """Leave figures for the other workers, and tell when syncing the spool fails."""
-    told = 0
+    told, frozen = 0, False
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         meters.leave()
+        if placement.ready and not frozen:
+            gc.collect()
+            gc.freeze()  # what is loaded stays: looking through it again and again would delay answers
+            frozen = True
         if writer.sync_failures > told:
             told = writer.sync_failures
             notice("spool not synced", failures=told)
@@ -47,7 +52,7 @@ async def _housekeeping(meters: Meters, writer: SpoolWriter) -> None:
 async def _work(settings: Settings, number: int, listening: socket.socket) -> None:
     folder = serve_folder(settings)
     serve = settings.serve
-    meters = Meters(folder if serve.workers > 1 else None, number)
+    meters = Meters(folder, number, serve.price_per_cpu_hour)
     writer = SpoolWriter(
         settings.path(settings.stores.spool),
         sync_ms=serve.sync_ms,
@@ -61,7 +66,7 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, told_to_end.set)
     notice("started", worker=number)
-    tasks = [asyncio.create_task(placement.follow()), asyncio.create_task(_housekeeping(meters, writer))]
+    tasks = [asyncio.create_task(placement.follow()), asyncio.create_task(_housekeeping(meters, writer, placement))]
     try:
         await listener.start()
         await told_to_end.wait()

@@ -8,18 +8,39 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics_core import Metric
 
-__all__ = ["Meters", "notice"]
+from undrift.inference.usage import BATCH_ROWS, SECONDS, STAGES, Ledger
 
-_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+__all__ = ["COUNTED", "Meters", "Route", "notice"]
+
+_ROLE: Final = ("model", "version", "variant")
+COUNTED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "undrift_requests_total": ("Requests answered, by route and status.", ("route", "code")),
+    "undrift_request_seconds": ("From the whole request read to the answer handed over.", ("route",)),
+    "undrift_predictions_total": ("Rows answered.", _ROLE),
+    "undrift_prediction_failures_total": ("Rows a variant failed on, by reason.", (*_ROLE, "reason")),
+    "undrift_prediction_seconds": ("From a whole predict request read to its answer written.", _ROLE),
+    "undrift_stage_seconds_total": ("Seconds in each stage of predict requests, summed over them.", (*_ROLE, "stage")),
+    "undrift_batch_rows": ("Rows of each call of the model.", _ROLE),
+    "undrift_cache_hits_total": ("Rows answered from memory.", _ROLE),
+    "undrift_cache_misses_total": ("Rows that were looked for in memory and not found.", _ROLE),
+    "undrift_in_flight_requests": ("Predict requests being answered.", _ROLE),
+    "undrift_flagged_rows_total": ("Rows accepted that break a rule of their contract.", _ROLE),
+    "undrift_cpu_seconds_total": ("CPU seconds of the model and of its share of the process.", _ROLE),
+    "undrift_cost_total": ("The same at serve.price_per_cpu_hour.", _ROLE),
+}
+"""Metrics that are counted in plain Python on the hot path: what each says, and its labels."""
 
 
 def notice(event: str, **fields: Any) -> None:
@@ -41,40 +62,39 @@ class _Family(msgspec.Struct, array_like=True):
     samples: list[tuple[str, dict[str, str], float]]
 
 
+class Route:
+    """What was answered at one kind of path: plain counters."""
+
+    __slots__ = ("codes", "seconds", "sum")
+
+    def __init__(self) -> None:
+        self.codes: dict[int, int] = {}
+        self.seconds = [0] * (len(SECONDS) + 1)
+        self.sum = 0.0
+
+    def count(self, status: int, seconds: float) -> None:
+        """Count one answer."""
+        self.codes[status] = self.codes.get(status, 0) + 1
+        self.seconds[bisect_left(SECONDS, seconds)] += 1
+        self.sum += seconds
+
+
 class Meters:
     """The figures of one worker.
 
     Parameters
     ----------
-    folder : where workers leave their copies for each other; None for a server without others.
+    folder : where workers leave their copies for each other and for `undrift status`; None for none.
     worker : this one's number.
+    price : of one CPU hour, in whatever currency.
     """
 
-    def __init__(self, folder: Path | None = None, worker: int = 0) -> None:
-        self._folder, self._worker = folder, str(worker)
+    def __init__(self, folder: Path | None = None, worker: int = 0, price: float = 0.0) -> None:
+        self._folder, self._worker, self._price = folder, str(worker), price
+        self.routes: dict[str, Route] = {}
+        self.ledger = Ledger()
+        self._cpu = 0.0
         self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "undrift_requests", "Requests answered, by route and status.", ["route", "code"], registry=registry
-        )
-        self.seconds = Histogram(
-            "undrift_request_seconds",
-            "From the whole request read to the answer handed over.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.predictions = Counter(
-            "undrift_predictions", "Rows answered.", ["model", "version", "variant"], registry=registry
-        )
-        self.failures = Counter(
-            "undrift_prediction_failures",
-            "Rows a variant failed on, by reason.",
-            ["model", "version", "variant", "reason"],
-            registry=registry,
-        )
-        self.flagged = Counter(
-            "undrift_flagged_rows", "Rows accepted that break a rule of their contract.", ["model"], registry=registry
-        )
         self.refused = Counter("undrift_refused", "Requests refused, by reason.", ["reason"], registry=registry)
         self.labels = Counter("undrift_labels", "Labels accepted.", ["model"], registry=registry)
         self.events = Counter("undrift_events", "Business events accepted.", ["model"], registry=registry)
@@ -108,7 +128,60 @@ class Meters:
                     metric.add_sample(name, {**labels, "worker": worker}, value)
         return generate_latest(_Collected(families.values()))
 
+    def route(self, label: str) -> Route:
+        """The counters of a kind of path."""
+        found = self.routes.get(label)
+        if found is None:
+            found = self.routes[label] = Route()
+        return found
+
+    def _settle(self) -> None:
+        """Charge what the process took beside its models to the versions that answered."""
+        shared = time.process_time() - sum(usage.model_cpu for usage in self.ledger.values())
+        self.ledger.settle(max(0.0, shared - self._cpu))
+        self._cpu = max(self._cpu, shared)
+
+    def _counted(self) -> Iterator[_Family]:
+        """The metrics of `COUNTED`."""
+        self._settle()
+        samples: dict[str, list[tuple[str, dict[str, str], float]]] = {name: [] for name in COUNTED}
+        for label, route in self.routes.items():
+            for code, n in route.codes.items():
+                samples["undrift_requests_total"].append(
+                    ("undrift_requests_total", {"route": label, "code": str(code)}, n)
+                )
+            samples["undrift_request_seconds"] += _buckets(
+                "undrift_request_seconds", {"route": label}, SECONDS, route.seconds, route.sum
+            )
+        for (model, version, variant), usage in self.ledger.items():
+            role = {"model": model, "version": str(version), "variant": variant}
+            plain = {
+                "undrift_predictions_total": usage.rows,
+                "undrift_cache_hits_total": usage.cache_hits,
+                "undrift_cache_misses_total": usage.cache_misses,
+                "undrift_in_flight_requests": usage.in_flight,
+                "undrift_flagged_rows_total": usage.flagged,
+                "undrift_cpu_seconds_total": usage.cpu,
+                "undrift_cost_total": usage.cpu * self._price / 3600.0,
+            }
+            for name, value in plain.items():
+                samples[name].append((name, role, value))
+            for reason, n in usage.failures.items():
+                name = "undrift_prediction_failures_total"
+                samples[name].append((name, {**role, "reason": reason}, n))
+            for stage in STAGES:
+                name = "undrift_stage_seconds_total"
+                samples[name].append((name, {**role, "stage": stage}, getattr(usage, stage)))
+            name = "undrift_prediction_seconds"
+            samples[name] += _buckets(name, role, SECONDS, usage.total, usage.total_seconds)
+            name = "undrift_batch_rows"
+            samples[name] += _buckets(name, role, BATCH_ROWS, usage.batches, usage.batch_rows)
+        for name, (documentation, _) in COUNTED.items():
+            kind = "counter" if name.endswith("_total") else "gauge" if "in_flight" in name else "histogram"
+            yield _Family(name.removesuffix("_total"), documentation, kind, samples[name])
+
     def _own(self) -> Iterator[_Family]:
+        yield from self._counted()
         for metric in self._registry.collect():
             samples = [(s.name, s.labels, s.value) for s in metric.samples if not s.name.endswith("_created")]
             yield _Family(metric.name, metric.documentation, metric.type, samples)
@@ -123,6 +196,16 @@ class Meters:
                 yield worker, msgspec.msgpack.decode(path.read_bytes(), type=list[_Family])
             except (OSError, msgspec.MsgspecError):
                 continue
+
+
+def _buckets(
+    name: str, labels: dict[str, str], ends: Sequence[float], counts: Sequence[int], total: float
+) -> Iterator[tuple[str, dict[str, str], float]]:
+    """The samples of a histogram, as Prometheus has them: each bucket counts what is at most its end."""
+    for end, n in zip((*(f"{end:g}" for end in ends), "+Inf"), accumulate(counts), strict=True):
+        yield f"{name}_bucket", {**labels, "le": end}, n
+    yield f"{name}_count", labels, sum(counts)
+    yield f"{name}_sum", labels, total
 
 
 class _Collected(CollectorRegistry):
