@@ -43,7 +43,7 @@ from undrift.state.jobs import JobDraft
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["rollout_evidence", "run_tick"]
+__all__ = ["rollout_evidence", "run_tick", "scene_of"]
 
 ATTEMPTS: Final = 3
 RELEASES: Final = timedelta(days=30)
@@ -79,7 +79,7 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
     expect = {("route", model.name): journal.seq_of("route", model.name)}
     expect.update({("rollout", state.id): journal.seq_of("rollout", state.id) for state in rollouts})
     incidents = journal.items("incident")
-    scene = _scene(project, model, route, now, tick)
+    scene = scene_of(project, model, route, now, tick)
     report = watch(model.monitors, scene, incidents, now)
     expect.update({("incident", key): journal.seq_of("incident", key) for key in incidents})
     drafts = list(decide_alerts(model.name, model.monitors, incidents, report, now, owner=model.owner))
@@ -140,7 +140,8 @@ def _summary(report: Report) -> dict[str, str]:
 # -- the scene: what a tick sees of one model ---------------------------------------------------------------------
 
 
-def _scene(project: Project, model: Model, route: dict[str, Any], now: datetime, tick: timedelta) -> Scene:
+def scene_of(project: Project, model: Model, route: dict[str, Any], now: datetime, tick: timedelta) -> Scene:
+    """What a tick sees of one model: rows as known then, the sources it watches, what its champion promised."""
     champion = route["champion"]
     manifest = project.manifest(champion)
     start = now - look_back(model.monitors, tick)

@@ -1,7 +1,7 @@
 """The command line: the tree of commands, and the one place where errors become exit codes.
 
-The commands stand in cli_project.py, cli_model.py, cli_run.py and cli_watch.py; each loads its room when it is called,
-so that `undrift --help` loads nothing heavy. How things are printed stands in render.py and terminal.py.
+The commands stand in cli_*.py; each loads its room when it is called, so that `undrift --help` loads nothing heavy. How
+things are printed stands in render.py and terminal.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from undrift import __version__
-from undrift.app import cli_model, cli_project, cli_run, cli_watch
+from undrift.app import cli_model, cli_project, cli_rehearse, cli_run, cli_watch
 from undrift.app.terminal import EXIT_CODES, exit_code, report_error, report_surprise
 from undrift.errors import ContractError, UndriftError
 
@@ -44,6 +44,7 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any], ...]]] = {
         cli_watch.assign,
         cli_watch.notify,
     ),
+    "Trust it": (cli_watch.watch, cli_watch.paging, cli_rehearse.rehearse),
     "Ask": (cli_run.status, cli_run.history, cli_run.why),
 }
 

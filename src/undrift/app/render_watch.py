@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from undrift.app.render import _minute, _pairs, _title, _words
+from undrift.app.render import _minute, _pairs, _table, _title, _words, report
 from undrift.event import Event
 
-__all__ = ["alerting", "incidents", "paging", "said"]
+if TYPE_CHECKING:
+    from undrift.backtest import Backtest
+    from undrift.rehearse.drill import Rehearsal
+
+__all__ = ["alerting", "backtest", "incidents", "paging", "rehearsal", "said", "scenarios"]
 
 SEVERITIES = {"critical": "bold red", "high": "red", "low": "yellow"}
 
@@ -91,3 +95,67 @@ def alerting(found: Mapping[str, Any]) -> RenderableType:
     head: list[RenderableType] = [_title("alerts go to"), _pairs(rows)] if rows else []
     permissions = {name: model["paging"] for name, model in found["models"].items()}
     return Group(*head, *paging(permissions, outside=any(sink["pages"] for sink in sinks)))
+
+
+def backtest(found: Backtest) -> RenderableType:
+    """The verdict on each monitor's budget, then the alarms that would have fired."""
+    rows = _table("at", "monitor", "what", "counts as")
+    for alarm in found.alarms:
+        cells = (_minute(alarm.at), alarm.monitor, alarm.title, alarm.confirmed or "false alarm")
+        rows.add_row(*(Text(cell) for cell in cells))
+    told = f"{found.ticks} ticks, {found.unserved} of them without a champion; "
+    told += "recorded" if found.recorded else "not recorded (--dry)"
+    parts: list[RenderableType] = [report(found.report), Text(told, "dim")]
+    return Group(*parts, *([rows] if found.alarms else [Text("no alert would have fired")]))
+
+
+def scenarios(known: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What can be rehearsed."""
+    rows = _table("story", "name", "what happens", "the truth")
+    for scenario in known:
+        cells = (str(scenario["story"] or "-"), scenario["name"], scenario["title"], scenario["truth"])
+        rows.add_row(*(Text(cell) for cell in cells))
+    return rows
+
+
+def rehearsal(found: Rehearsal) -> RenderableType:
+    """The scoreboard: a line per scenario and strength, then the controls."""
+    rows = _table("story", "scenario", "strength", "seen", "after", "exposed", "by", "what undrift did by itself")
+    for outcome in found.outcomes:
+        seen = (
+            Text("not played", "yellow")
+            if outcome.missing
+            else Text("yes", "green")
+            if outcome.detected
+            else Text("no", "red")
+        )
+        after = "-" if outcome.days is None else "at once" if not outcome.days else f"{outcome.days} d"
+        did = outcome.missing or "; ".join(outcome.did[:3]) or outcome.what or "nothing"
+        cells = (str(outcome.story or "-"), outcome.scenario, outcome.strength)
+        more = (after, f"{outcome.exposed} of {outcome.predictions}", outcome.by or "-", did)
+        rows.add_row(*(Text(cell) for cell in cells), seen, *(Text(cell) for cell in more))
+    controls = [
+        (
+            control.name,
+            Text(f"{len(control.false_alarms)} false alarms in {control.days} days", _bad(control.false_alarms)),
+        )
+        for control in found.controls
+    ]
+    alarms = [("", alarm) for control in found.controls for alarm in control.false_alarms]
+    played = [outcome for outcome in found.outcomes if not outcome.missing]
+    return Group(
+        _title(f"rehearsal of {found.model}", found.origin),
+        rows,
+        Text(),
+        _pairs([*controls, *alarms]),
+        Text(
+            f"{sum(o.detected for o in played)} of {len(played)} seen, {len(found.outcomes) - len(played)} not played, "
+            f"{found.false_alarms} false alarms; {found.per_day} rows a day, {found.quiet_days} quiet days, at most "
+            f"{found.most_days} after; {found.seconds:.0f} s",
+            "bold",
+        ),
+    )
+
+
+def _bad(found: Sequence[str]) -> str:
+    return "red" if found else "green"

@@ -57,7 +57,7 @@ def may_page(model: str, monitor: Monitor, records: Mapping[str, Mapping[str, An
     records : the projection ``paging``.
     """
     record = records.get(f"{model}/{monitor.name}")
-    how = f"undrift watch --backtest 60d {model}"
+    how = "undrift watch --backtest 60d 0d"
     if record is None:
         return Permission(may=False, why=f"no backtest is on record ({how})")
     if record["hash"] != declared_hash(monitor):

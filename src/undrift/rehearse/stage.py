@@ -1,0 +1,373 @@
+"""The stage of a rehearsal: a copy of the project in a scratch folder, whose days are played in this process.
+
+The real worker's verbs judge (ingest, run_tick) and the real models answer; only the sockets are left out, and features
+are those that the rows had. Nothing of the user's own project is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from undrift.capture.capture import LabelRecord, PredictionRecord, Record, SourceRecord, SpoolWriter
+from undrift.capture.ingest import Ingest
+from undrift.data.decoder import Decoder
+from undrift.declarations import Model
+from undrift.deploy.routes import running
+from undrift.develop.bundle import MANIFEST_FILE, revision_id
+from undrift.errors import ConflictError, PredictionError, RequestError
+from undrift.event import Draft, Event
+from undrift.ids import duration, to_micros
+from undrift.inference.predictor import Predictor, load
+from undrift.inference.router import pick
+from undrift.project import FEEDS, Project, open_project
+from undrift.rehearse.columns import Columns
+from undrift.rehearse.material import Material
+from undrift.rehearse.row import Row, Script, Sighting
+from undrift.releases import start_rollout
+from undrift.tick import run_tick
+
+__all__ = ["DAY", "START", "Stage", "copy_project"]
+
+DAY: Final = timedelta(days=1)
+START: Final = datetime(2030, 1, 7, tzinfo=UTC)
+"""A Monday; the event time of a rehearsal is its own."""
+DATA_FILES: Final = ("*.csv", "*.parquet", "*.pq", ".*", "__pycache__", "*.log")
+ME: Final = "rehearse"
+
+
+def copy_project(project: Project, model: Model, folder: Path) -> Path:
+    """A project of the same declarations and champion in another folder, with a log and a lake of its own.
+
+    Raises
+    ------
+    ConflictError : the model has no champion.
+    """
+    route = project.route(model.name)
+    if route is None or not route["champion"]:
+        raise ConflictError(
+            f"{model.name} has no champion, so there is nothing to rehearse with.",
+            hint="`undrift train`, `undrift promote`.",
+        )
+    shutil.copytree(project.root, folder, ignore=shutil.ignore_patterns(*DATA_FILES), dirs_exist_ok=True)
+    trust = project.settings.trust
+    lines = [
+        f"[project]\nname = {json.dumps(project.settings.project.name)}",
+        f"declarations = {json.dumps(project.settings.project.declarations)}",
+        '[time]\nmode = "event"\ntick = "1d"',
+        f"[trust]\nformats = {json.dumps(trust.formats)}\nskops_types = {json.dumps(trust.skops_types)}",
+    ]
+    (folder / "undrift.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with open_project(folder) as copy:
+        drafts = _declared(project, model)
+        row = project.version(model.name, revision=route["champion"])
+        copy.artifacts.put(project.artifacts.get(row["bundle"]))
+        version = {name: value for name, value in row.items() if name not in ("at", "actor")}
+        crowned = {"model": model.name, "revision": row["revision"], "version": row["version"], "forced": False}
+        drafts.append(_draft("version.registered", model.name, version))
+        drafts.append(_draft("revision.promoted", model.name, crowned))
+        copy.journal.record(drafts)
+        copy.learnt_until(START)
+    return folder
+
+
+def _declared(project: Project, model: Model) -> list[Draft]:
+    """What is in force of the model and the sources; other models stay at home."""
+    events: dict[str, Event] = {}
+    for event in project.journal.events(kinds=("declaration.applied",)):
+        events[event.subject] = event
+    wanted = [events[s] for s in (FEEDS, f"model:{model.name}") if s in events]
+    return [
+        Draft(kind=e.kind, subject=e.subject, at=START - DAY, actor=ME, why="as in the project", payload=e.payload)
+        for e in wanted
+    ]
+
+
+def _draft(kind: str, model: str, payload: dict[str, Any]) -> Draft:
+    return Draft(
+        kind=kind, subject=f"model:{model}", at=START - DAY, actor=ME, why="as in the project", payload=payload
+    )
+
+
+class Stage:
+    """One run: days played one after the other on a copy.
+
+    Parameters
+    ----------
+    folder : of the copy.
+    material : rows to draw from.
+    per_day : rows per day.
+    """
+
+    def __init__(self, folder: Path, model: str, material: Material, *, per_day: int, seed: int, day: int = 0) -> None:
+        self.project = open_project(folder)
+        self.project.follow()
+        vars(self.project)["mirror_champion"] = lambda *_: None  # what happens on a stage is no business of MLflow
+        self.model = self.project.model(model)
+        self.material, self.per_day, self.seed = material, per_day, seed
+        self.columns = Columns(self.project, self.model, material)
+        self.interface = self.columns.interface
+        self.day = day
+        self.onset: int | None = None
+        self.candidate = ""
+        self.scenario: Script | None = None
+        self.strength = 0.0
+        self.exposed, self.violations = 0, 0
+        self.refused: list[str] = []
+        self.sent = 0
+        self._decoder = Decoder(self.interface.contract)
+        self._predictors: dict[str, Predictor] = {}
+        self._first = self.project.journal.events()[-1].seq
+        settings = self.project.settings
+        spool = settings.path(settings.stores.spool)
+        self._writer = SpoolWriter(spool)
+        self._ingest = Ingest(
+            spool,
+            self.project.lake,
+            self.project.journal,
+            self.project.manifest,
+            self.project.known_sources(),
+            time=settings.time,
+        )
+
+    @property
+    def now(self) -> datetime:
+        """The end of the last day played."""
+        return START + self.day * DAY
+
+    def close(self) -> None:
+        """Let go of the copy."""
+        self._writer.close()
+        self.project.close()
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    def begin(self, scenario: Script, strength: float) -> None:
+        """From the next day on the scenario acts."""
+        self.scenario, self.strength, self.onset = scenario, strength, self.day
+        self._first = self.project.journal.events()[-1].seq
+
+    def play(self) -> list[str]:
+        """One day of traffic, and the tick at its end; the worker's lines."""
+        rng = np.random.default_rng([self.seed, self.day])
+        rows = [self._drawn(place, rng) for place in rng.choice(len(self.material.rows), self.per_day)]
+        if self.scenario is not None:
+            rows = self.scenario.change(rows, self, self.strength)
+        start = self.now
+        records = self._answered(rows, start, rng)
+        records += self._reports(start)
+        self.day += 1
+        self._writer.append(records)
+        self._ingest.cycle()
+        self.project.journal.put_setting("watermark", to_micros(self.now))
+        lines = run_tick(self.project, self.now, DAY)
+        self._leave_jobs()
+        return lines
+
+    def _drawn(self, place: int, rng: np.random.Generator) -> Row:
+        row = self.material.rows[place]
+        return Row(inputs=dict(row.inputs), features=dict(row.features), label=row.label)
+
+    def _answered(self, rows: list[Row], start: datetime, rng: np.random.Generator) -> list[Record]:
+        """The records of a day: each row decoded by the contract, answered by its variant, and its label to come."""
+        interface = self.interface
+        moments = np.sort(rng.integers(0, int(DAY.total_seconds()), len(rows)))
+        route = self.project.publish_routes().routes[0]
+        by_revision: dict[str, list[tuple[Row, str, int, tuple[str, ...], float]]] = {}
+        labels: list[Record] = []
+        wait = min(duration(self.model.maturity), 3 * DAY)
+        for number, (row, second) in enumerate(zip(rows, moments.tolist(), strict=True)):
+            at = to_micros(start + timedelta(seconds=second))
+            name = f"rehearsed-{self.day}-{number}"
+            decoded = self._decoded(row, name, at)
+            if decoded is None:
+                continue
+            flags = self._decoder.violations(decoded)
+            row.inputs = decoded
+            choice = pick(route, str(decoded.get(interface.unit) or name))
+            if self.onset is not None and (not self.candidate or choice.revision == self.candidate):
+                self.violations += bool(flags) and row.touched
+                self.exposed += row.touched
+            by_revision.setdefault(choice.revision, []).append((row, name, at, flags, choice.propensity))
+            if row.label is not None:
+                told = at + wait // timedelta(microseconds=1)
+                labels.append(
+                    LabelRecord(
+                        model=interface.model, prediction_id=name, label=row.label, event_time=told, received_at=told
+                    )
+                )
+        self.sent += len(rows)
+        records: list[Record] = []
+        for revision, group in by_revision.items():
+            records += self._of_revision(revision, route, group)
+        return [*records, *labels]
+
+    def _decoded(self, row: Row, name: str, at: int) -> dict[str, Any] | None:
+        """The row as a server would decode it; None where the contract refuses it."""
+        sent = {key: value for key, value in row.inputs.items() if key not in (self.interface.key, self.interface.time)}
+        if self.interface.key:
+            field = next(f for f in self.interface.contract.fields if f.name == self.interface.key)
+            number = int("".join(c for c in name if c.isdigit()))
+            sent[self.interface.key] = number if field.type in ("integer", "number") else name
+        if self.interface.time:
+            sent[self.interface.time] = START + timedelta(microseconds=at - to_micros(START))
+        if self.interface.unit and self.interface.unit not in (self.interface.key,):
+            sent.setdefault(self.interface.unit, name)
+        try:
+            return self._decoder.row(msgspec.to_builtins(sent))
+        except RequestError as error:
+            self.refused.append(str(error))
+            return None
+
+    def _of_revision(self, revision: str, route: Any, group: list[Any]) -> list[Record]:
+        rows = [entry[0] for entry in group]
+        version = {placed.revision: placed.version for placed in route.revisions}
+        variant = "candidate" if revision == route.candidate and revision != route.champion else "champion"
+        failed = np.zeros(len(rows), dtype=bool)
+        answers = self._ask(revision, rows)
+        if self.scenario is not None:
+            try:
+                answers = self.scenario.answers(revision, rows, answers, self, self.strength)
+            except PredictionError:  # every touched row fails; the champion answers those of a candidate
+                failed = np.array([row.touched for row in rows])
+        records: list[Record] = []
+        for place, (row, name, at, flags, propensity) in enumerate(group):
+            common = {
+                "id": name, "request_id": name, "model": self.interface.model, "unit": self._unit(row, name),
+                "propensity": propensity, "event_time": at, "received_at": at, "inputs": row.inputs,
+                "features": row.features, "feature_times": {}, "violations": list(flags), "latency_us": 1000,
+            }  # fmt: skip
+            mine = {"revision": revision, "version": version[revision], "variant": variant}
+            if failed[place]:
+                records.append(
+                    PredictionRecord(
+                        **common, **mine, score=None, prediction=None, scores=None, error="rehearsed failure"
+                    )
+                )
+                if variant == "champion":
+                    continue
+                mine = {"revision": route.champion, "version": version[route.champion], "variant": "champion"}
+                given = self._ask(route.champion, [row])
+                records.append(_record(common, mine, given, 0))
+                continue
+            records.append(_record(common, mine, answers, place))
+        return records
+
+    def _unit(self, row: Row, name: str) -> str:
+        return str(row.inputs.get(self.interface.unit) or name)
+
+    def _ask(self, revision: str, rows: list[Row]) -> Any:
+        if revision not in self._predictors:
+            self._predictors[revision] = load(self.project.bundle_path(revision), self.project.settings.trust)
+        names = [given.name for given in self.interface.inputs]
+        return self._predictors[revision].predict({name: [row.value(name) for row in rows] for name in names})
+
+    def _reports(self, start: datetime) -> list[Record]:
+        """The rows of sources of one day, moved to the rehearsal's time; those of the last weeks, over and over."""
+        records: list[Record] = []
+        scenario = self.scenario
+        for name, rows in self.material.sources.items():
+            source = self.project.known_sources()[name]
+            first: datetime = rows[0][source.known_at]
+            days = max(1, (rows[-1][source.known_at] - first) // DAY)
+            begin = first.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
+            own = begin + (self.day % max(days - 1, 1)) * DAY
+            for row in rows:
+                if own <= row[source.known_at] < own + DAY:
+                    moved = {k: v + (start - own) if isinstance(v, datetime) else v for k, v in row.items()}
+                    if scenario is not None:
+                        moved = {k: scenario.spoil(k, v, self.strength) for k, v in moved.items()}
+                    at = to_micros(moved[source.known_at])
+                    records.append(SourceRecord(source=name, row=moved, received_at=at))
+        return records
+
+    def _leave_jobs(self) -> None:
+        """What the worker would do next (train) is asked for, and left: only judging is rehearsed."""
+        while (job := self.project.jobs.claim(ME, ("retrain", "notify"), timedelta(minutes=1))) is not None:
+            self.project.jobs.finish(job, {"lines": ["rehearsed: asked for, not done"]})
+
+    # -- candidates ---------------------------------------------------------------------------------------------------
+
+    def roll_out(self) -> str:
+        """Put the champion's twin into the declared rollout (without its shadow stage); its revision."""
+        route = self.project.route(self.model.name)
+        assert route is not None, "the copy was made with a champion"
+        row = self.project.version(self.model.name, revision=route["champion"])
+        folder = Path(self.project.settings.root) / "candidate"
+        shutil.copytree(self.project.artifacts.get(row["bundle"]), folder, copy_function=shutil.copyfile)
+        folder.chmod(0o755)
+        file = folder / MANIFEST_FILE
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest.setdefault("trained", {})["rehearsed"] = True
+        file.write_text(json.dumps(manifest), encoding="utf-8")
+        digest = self.project.artifacts.put(folder)
+        shutil.rmtree(folder)
+        revision = revision_id(digest)
+        version = {k: v for k, v in row.items() if k not in ("at", "actor")}
+        version |= {"version": row["version"] + 1, "revision": revision, "bundle": digest}
+        self.project.journal.record([_draft("version.registered", self.model.name, version)])
+        rollout = msgspec.structs.replace(self.model.rollout, strategy="canary", shadow=None, approval=False)
+        declared = msgspec.structs.replace(self.model, rollout=rollout)
+        decision = start_rollout(self.project, declared, version, actor=ME, why="rehearsed", at=self.now)
+        self.project.journal.record(decision.drafts)
+        self.candidate = revision
+        return revision
+
+    # -- what was seen ------------------------------------------------------------------------------------------------
+
+    def events(self, *kinds: str) -> list[Event]:
+        """The events since the onset (or since the run began), of some kinds."""
+        return self.project.journal.events(kinds=kinds, after=self._first)
+
+    def incident(
+        self, kinds: tuple[str, ...], *, where: Callable[[dict[str, Any]], bool] | None = None
+    ) -> Sighting | None:
+        """The first incident of some kinds that opened, or found more, since the onset."""
+        for event in self.events("alert.opened", "alert.updated"):
+            incident = event.payload["incident"]
+            if incident["kind"] in kinds and (where is None or where(incident)):
+                return Sighting(at=event.at, by=f"monitor {incident['monitor']}", what=event.why)
+        return None
+
+    def rolled_back(self) -> Sighting | None:
+        """The rollout of the candidate rolled back, if it was."""
+        events = self.events("rollout.rolled_back")
+        return Sighting(at=events[0].at, by="the rollout", what=events[0].why) if events else None
+
+    def at_the_door(self, share: float = 0.5) -> Sighting | None:
+        """The contract refused or flagged most of the rows the fault acts on."""
+        bad = len(self.refused) + self.violations
+        if not bad or bad < share * (len(self.refused) + self.exposed):
+            return None
+        what = f"{len(self.refused)} rows refused, {self.violations} flagged"
+        return Sighting(
+            at=self.now, by="the contract", what=f"{what}; the first: {self.refused[0]}" if self.refused else what
+        )
+
+    def captured(self) -> int:
+        """Take in what servers of the copy captured since; how many predictions that were."""
+        total = 0
+        while (seen := self._ingest.cycle()).rows or seen.more:
+            total += seen.predictions
+        return total
+
+    def rollout_over(self) -> bool:
+        """Whether no rollout is under way any more."""
+        return not running(self.project.journal)
+
+
+def _record(common: dict[str, Any], mine: dict[str, Any], answers: Any, place: int) -> PredictionRecord:
+    return PredictionRecord(
+        **common,
+        **mine,
+        score=float(answers.score[place]),
+        prediction=None if answers.label is None else answers.label[place],
+        scores=None if answers.scores is None else [float(s) for s in answers.scores[place]],
+    )

@@ -1,0 +1,46 @@
+"""Story 4: the pipeline upstream corrupts a column: another unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from undrift.rehearse.scenario import Row, Scenario, Sighting, Stage
+
+__all__ = ["UpstreamCorrupts"]
+
+
+class UpstreamCorrupts(Scenario):
+    """A number arrives in another unit: in the feed, and so in every request that looks it up."""
+
+    name = "upstream_corrupts"
+    story = 4
+    title = "an upstream pipeline changes a unit"
+    truth = "one number is scaled, in its source where it has one, for all rows"
+    kinds = ("feed", "silent", "drift")
+
+    def __init__(self) -> None:
+        self._column = ""
+
+    def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
+        """The column that matters most, of a source if there is one, in another unit."""
+        mine = [n for n in stage.columns.numeric if stage.columns.sourced.get(n) in stage.material.sources]
+        self._column = self._column or (mine or stage.columns.numeric)[0]
+        for row in rows:
+            value = row.value(self._column)
+            if value is not None:
+                row.put(self._column, stage.columns.like(self._column, self._other(value, strength)))
+        return rows
+
+    def spoil(self, column: str, value: Any, strength: float) -> Any:
+        """The same in the rows of the source."""
+        touched = column == self._column and isinstance(value, int | float)
+        return self._other(value, strength) if touched else value
+
+    @staticmethod
+    def _other(value: float, strength: float) -> float:
+        """Fahrenheit to Celsius at the default strength, half or twice as far from the truth at others."""
+        return value + strength * ((value - 32) * 5 / 9 - value)
+
+    def sighting(self, stage: Stage) -> Sighting | None:
+        """An incident, or the contract at the door."""
+        return stage.incident(self.kinds) or stage.at_the_door()

@@ -1,0 +1,43 @@
+"""Story 1: the world changes, and with it demand everywhere (2020)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from undrift.rehearse.scenario import Row, Scenario, Stage
+
+__all__ = ["WorldChanges"]
+
+
+class WorldChanges(Scenario):
+    """Most of the traffic comes from where little of it came before."""
+
+    name = "world_changes"
+    story = 1
+    title = "the world changes"
+    truth = (
+        "traffic comes from the upper end of the most important inputs, whose outcomes are as they always were there"
+    )
+    kinds = ("drift", "performance")
+
+    def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
+        """Rows of the upper half of each of the most important numbers stand in for others."""
+        rng = np.random.default_rng([stage.seed, stage.day, 1])
+        share = min(0.9, 0.8 * strength)
+        columns = stage.columns.numeric[:3] or stage.columns.categorical[:1]
+        place = {name: _rank(stage, name) for name in columns}
+        scores = sum(np.asarray(list(place.values())))
+        upper = np.argsort(-scores)[: len(scores) // 4]
+        for number in np.flatnonzero(rng.random(len(rows)) < share):
+            found = stage.material.rows[int(rng.choice(upper))]
+            rows[number] = Row(dict(found.inputs), dict(found.features), found.label, touched=True)
+        return rows
+
+
+def _rank(stage: Stage, name: str) -> np.ndarray:
+    values = [row.value(name) for row in stage.material.rows]
+    if name in stage.columns.numeric:
+        numbers = np.array([np.nan if v is None else float(v) for v in values])
+        return np.nan_to_num(np.argsort(np.argsort(numbers)) / len(numbers))
+    most = max(set(values), key=values.count)
+    return np.array([float(v != most) for v in values])
