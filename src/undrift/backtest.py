@@ -8,7 +8,7 @@ that lies in a span named as troubled, is no false one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +19,6 @@ from undrift.event import Event
 from undrift.finding import Report, Verdict, Window
 from undrift.ids import duration
 from undrift.monitor.alerts import decide
-from undrift.monitor.monitors import Monitor
 from undrift.monitor.paging import backtested, judge_budget
 from undrift.monitor.watch import watch
 from undrift.project import Project
@@ -145,8 +144,6 @@ def _record(project: Project, declared: Model, report: Report, actor: str) -> No
 
 def _boundaries(start: datetime, end: datetime, tick: timedelta) -> list[datetime]:
     """The ticks in (start, end], where the worker would have put them."""
-    from datetime import UTC
-
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     first = epoch + ((start - epoch) // tick + 1) * tick
     return [first + i * tick for i in range(max(0, (end - first) // tick + 1))]
@@ -198,13 +195,3 @@ def _alarm(incident: dict[str, Any], now: datetime, tick: timedelta, known: Iter
     onset = datetime.fromisoformat(incident["onset"])
     why = next((text for window, text in known if onset < window.end + tick and window.start < now), "")
     return Alarm(at=now, monitor=incident["monitor"], title=incident["title"], confirmed=why)
-
-
-def monitors_that_pass(found: Backtest) -> list[str]:
-    """The monitors that may page after it."""
-    return [str(f.measurement.detail["monitor"]) for f in found.report.findings if f.verdict is Verdict.PASS]
-
-
-def named(monitors: Sequence[Monitor]) -> dict[str, Monitor]:
-    """Monitors by name."""
-    return {monitor.name: monitor for monitor in monitors}

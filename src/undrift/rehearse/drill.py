@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from undrift.errors import NotFoundError, SettingsError
+from undrift.errors import ConflictError, NotFoundError, SettingsError
 from undrift.finding import Finding, Measurement, Report, Verdict
 from undrift.plugins import names, resolve
 from undrift.project import Project
@@ -179,6 +179,12 @@ def rehearse(
                 known = ", ".join(scenario.strengths)
                 raise SettingsError(f"scenario {scenario.name!r} has no strength {strength!r}; it has: {known}.")
     declared = project.applied().model(model)
+    route = project.route(declared.name)
+    if route is None or not route["champion"]:
+        raise ConflictError(
+            f"{declared.name} has no champion, so there is nothing to rehearse with.",
+            hint="`undrift train`, `undrift promote`.",
+        )
     material = gather(project, declared, seed)
     say(f"playing with {material.origin}")
     with tempfile.TemporaryDirectory(prefix="undrift-rehearse-") as scratch:

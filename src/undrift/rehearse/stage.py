@@ -22,7 +22,7 @@ from undrift.data.decoder import Decoder
 from undrift.declarations import Model
 from undrift.deploy.routes import running
 from undrift.develop.bundle import MANIFEST_FILE, revision_id
-from undrift.errors import ConflictError, PredictionError, RequestError
+from undrift.errors import PredictionError, RequestError
 from undrift.event import Draft, Event
 from undrift.ids import duration, to_micros
 from undrift.inference.predictor import Predictor, load
@@ -44,18 +44,9 @@ ME: Final = "rehearse"
 
 
 def copy_project(project: Project, model: Model, folder: Path) -> Path:
-    """A project of the same declarations and champion in another folder, with a log and a lake of its own.
-
-    Raises
-    ------
-    ConflictError : the model has no champion.
-    """
+    """A project of the same declarations and champion in another folder, with a log and a lake of its own."""
     route = project.route(model.name)
-    if route is None or not route["champion"]:
-        raise ConflictError(
-            f"{model.name} has no champion, so there is nothing to rehearse with.",
-            hint="`undrift train`, `undrift promote`.",
-        )
+    assert route is not None, "nobody rehearses without a champion"
     shutil.copytree(project.root, folder, ignore=shutil.ignore_patterns(*DATA_FILES), dirs_exist_ok=True)
     trust = project.settings.trust
     lines = [

@@ -1,0 +1,129 @@
+"""Failures played on a copy of the town: what its rules see and what not, and that the town stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from undrift import plugins
+from undrift.errors import ConflictError, NotFoundError, SettingsError
+from undrift.finding import Verdict
+from undrift.ids import hash_tree
+from undrift.plugins import Plugin
+from undrift.project import Project, open_project
+from undrift.rehearse import drill
+from undrift.rehearse.drill import Control, Outcome, Rehearsal, rehearse, scenarios
+from undrift.rehearse.scenario import Row, Scenario, Stage
+
+ROOM = Path(drill.__file__).parent
+SMALL: dict[str, Any] = {"quiet_days": 6, "most_days": 6, "per_day": 160}
+
+
+class NightShift(Scenario):
+    """What a third party would write: outcomes turn, and every row is touched."""
+
+    name = "night_shift"
+    title = "the night shift"
+    truth = "nothing happens at all"
+    kinds = ("silent",)
+
+    def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
+        for row in rows:
+            row.touched = True
+        return rows
+
+
+def outcome(played: Rehearsal, name: str) -> Outcome:
+    return next(each for each in played.outcomes if each.scenario == name)
+
+
+@pytest.fixture
+def with_night_shift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scenario of a third party, found as its entry point would be."""
+    own = {"night_shift": Plugin(f"{__name__}:NightShift")}
+    found, resolve = plugins._entry_points, plugins.resolve_path
+    monkeypatch.setattr(plugins, "_entry_points", lambda port: own if port == "scenario" else found(port))
+    mine = f"{__name__}:NightShift"
+    monkeypatch.setattr(plugins, "resolve_path", lambda t, **how: NightShift if t == mine else resolve(t, **how))
+
+
+@pytest.mark.usefixtures("with_night_shift")
+def test_each_failure_is_seen_by_the_part_of_undrift_that_is_there_for_it(trained: Path) -> None:
+    """One rehearsal for all: six scenarios on the town, five that can be played, and one that nobody can see."""
+    before = hash_tree(trained)
+    with open_project(trained) as project:
+        names = ("silent_garbage", "corner_case", "scheme_changes", "broken_for_some", "segment_rots", "night_shift")
+        played = rehearse(project, names, **SMALL)
+    assert hash_tree(trained) == before, "the project itself is as it was"
+
+    silent = outcome(played, "silent_garbage")
+    assert (silent.detected, silent.days, silent.by) == (True, 1, "monitor answers")
+    assert 130 <= silent.exposed <= silent.predictions == 160
+    assert any(deed.startswith("opened an incident") for deed in silent.did)
+
+    corner = outcome(played, "corner_case")
+    assert (corner.detected, corner.by) == (True, "the contract")
+    assert any("refused" in deed for deed in corner.did)
+
+    concept = outcome(played, "scheme_changes")
+    assert (concept.detected, concept.by) == (True, "monitor quality")
+    assert any(deed.startswith("asked for a retrain") for deed in concept.did)
+
+    broken = outcome(played, "broken_for_some")
+    assert (broken.detected, broken.by) == (True, "the rollout")
+    assert 0 < broken.exposed < broken.predictions
+
+    segment = outcome(played, "segment_rots")
+    assert not segment.detected
+    assert "by_segment=True" in segment.missing, "the declarations leave no room for it, which is said"
+
+    unseen = outcome(played, "night_shift")
+    assert (unseen.detected, unseen.days, unseen.exposed) == (False, None, 6 * 160), "every exposed row is counted"
+
+    assert [control.name for control in played.controls] == ["the quiet days", "nothing wrong", "a sound candidate"]
+    assert played.false_alarms == 0, played.controls
+    assert played.detected == 4 / 5
+    report = played.report()
+    assert report.verdict is Verdict.FAIL, "night_shift went unseen"
+    assert {f.measurement.name: f.verdict for f in report.findings}["segment_rots"] is Verdict.INCONCLUSIVE
+    assert "the night shift" in report.to_html()
+
+
+def test_a_rehearsal_of_nothing_detected_nothing() -> None:
+    bad = Control(name="nothing wrong", days=3, false_alarms=("inputs: temp drifted",))
+    empty = Rehearsal(
+        model="m", origin="", per_day=1, quiet_days=1, most_days=1, seed=1, outcomes=(), controls=(bad,), seconds=0.0
+    )
+    assert (empty.detected, empty.false_alarms) == (0.0, 1)
+    assert empty.report().verdict is Verdict.FAIL
+
+
+def test_a_model_without_a_champion_cannot_be_rehearsed(fresh: Project) -> None:
+    from undrift import lifecycle
+
+    lifecycle.apply(fresh, actor="person:ann")
+    with pytest.raises(ConflictError, match="no champion"):
+        rehearse(fresh, ("silent_garbage",), **SMALL)
+
+
+def test_unknown_scenarios_and_strengths_name_those_there_are(project: Project) -> None:
+    with pytest.raises(NotFoundError, match="silent_garbage"):
+        scenarios(("silent",))
+    with pytest.raises(SettingsError, match="mild, default, strong"):
+        rehearse(project, ("silent_garbage",), strengths=("brutal",))
+
+
+def test_there_is_a_scenario_for_each_of_the_fourteen_stories() -> None:
+    known = scenarios()
+    assert [scenario.story for scenario in known] == list(range(1, 15))
+    for scenario in known:
+        assert scenario.title
+        assert scenario.truth
+        assert "default" in scenario.strengths
+
+
+def test_a_scenario_is_one_file_of_at_most_sixty_lines() -> None:
+    files = [ROOM / f"{scenario.name}.py" for scenario in scenarios()]
+    assert {file.name: n for file in files if (n := file.read_text().count("\n")) > 60} == {}
