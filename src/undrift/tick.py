@@ -22,12 +22,14 @@ from undrift.deploy.judge import judge_rollout
 from undrift.deploy.rollout import Exposure, RolloutState, reconcile
 from undrift.deploy.routes import running
 from undrift.develop.bundle import Interface, read_manifest
+from undrift.develop.importance import read_importance
 from undrift.develop.packing import Reference as Profiles
 from undrift.develop.performance import Performance
 from undrift.errors import ConflictError, DataError
 from undrift.event import Draft
 from undrift.finding import Report
 from undrift.improve.triggers import consider
+from undrift.monitor.actions import take_back
 from undrift.monitor.alerts import decide as decide_alerts
 from undrift.monitor.alerts import open_incidents
 from undrift.monitor.cells import Reference, Slots, reference_from
@@ -35,7 +37,7 @@ from undrift.monitor.performance import Expected, expectations
 from undrift.monitor.skew import sampled
 from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
 from undrift.monitor.windows import history_of, keep_profiles, kept_profiles, reach
-from undrift.project import Project
+from undrift.project import FEEDS, Project
 from undrift.releases import freeze_of
 from undrift.shadows import captured_inputs, shadow_evidence
 from undrift.state.jobs import JobDraft
@@ -78,15 +80,18 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
     rollouts = [state for state in running(journal) if state.model == model.name]
     expect = {("route", model.name): journal.seq_of("route", model.name)}
     expect.update({("rollout", state.id): journal.seq_of("rollout", state.id) for state in rollouts})
+    # read before the incidents themselves: what a person says meanwhile is then a conflict, and decided upon anew
+    expect.update({("incident", each): journal.seq_of("incident", each) for each in journal.items("incident")})
     incidents = journal.items("incident")
     scene = scene_of(project, model, route, now, tick)
     report = watch(model.monitors, scene, incidents, now)
-    expect.update({("incident", key): journal.seq_of("incident", key) for key in incidents})
     drafts = list(decide_alerts(model.name, model.monitors, incidents, report, now, owner=model.owner))
     asked = notices_for(project, drafts, incidents)
     after = dict(incidents)
     after.update({d.payload["incident"]["fingerprint"]: d.payload["incident"] for d in drafts})
-    for state in rollouts:
+    taken_back = _take_back(project, model, route, rollouts, drafts, now)
+    drafts += taken_back
+    for state in [] if taken_back else rollouts:
         drafts += _judge_rollout(project, model, state, after, now)
     if model.retrain is not None:
         decision = consider(
@@ -126,6 +131,25 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
         if event.kind == "rollout.succeeded":
             project.mirror_champion(model.name, event.payload["state"]["candidate_version"])
     return [f"{now:%Y-%m-%d %H:%M} {event.kind}: {event.why}" for event in new if event.kind != "rollout.judged"]
+
+
+def _take_back(
+    project: Project,
+    model: Model,
+    route: dict[str, Any],
+    rollouts: list[RolloutState],
+    drafts: list[Draft],
+    now: datetime,
+) -> tuple[Draft, ...]:
+    """The roll-back that an incident which opened now asks for, if a release may be its cause."""
+    if not any("roll_back" in d.payload["incident"]["actions"] for d in drafts if d.kind == "alert.opened"):
+        return ()
+    took_over = project.journal.events(kinds=("revision.promoted", "rollout.succeeded"))
+    since = [e.at for e in took_over if e.payload.get("model") == model.name]
+    before = [name for name in route["previous"] if name not in route.get("withdrawn", {})]
+    former = project.version(model.name, revision=before[0]) if before else None
+    champion = {"revision": route["champion"], "since": since[-1] if since else None}
+    return take_back(model.name, drafts, rollouts, champion, former, now)
 
 
 def _summary(report: Report) -> dict[str, str]:
@@ -170,6 +194,7 @@ def scene_of(project: Project, model: Model, route: dict[str, Any], now: datetim
         reference=reference,
         expected=expected,
         changes=_releases(project, model.name, now),
+        importance=_importance(str(project.bundle_path(champion))),
         tick=tick,
         history=history,
         features=_twice(project, model, manifest.interface, champion, rows, now),
@@ -208,9 +233,26 @@ def _edges(folder: str) -> Profile:
 
 
 def _releases(project: Project, model: str, now: datetime) -> list[tuple[datetime, str]]:
+    """What changed in the last weeks: versions with the data they learnt from, declarations, feeds."""
     kinds = ("revision.promoted", "rollout.succeeded", "declaration.applied")
-    events = project.journal.events(kinds=kinds, until=now)
-    return [(e.at, e.why) for e in events if e.payload.get("model") == model and e.at >= now - RELEASES]
+    learnt = {row["revision"]: row for row in project.versions(model)}
+    found = []
+    for event in project.journal.events(kinds=kinds, until=now):
+        if event.at < now - RELEASES or (event.payload.get("model") != model and event.subject != FEEDS):
+            continue
+        revision = event.payload.get("revision") or event.payload.get("state", {}).get("candidate", "")
+        row = learnt.get(revision)
+        told = f"version {row['version']} since {event.at:%Y-%m-%d}" if row else f"declared {event.at:%Y-%m-%d}"
+        data = f", learnt from {row['dataset']}" if row and row["dataset"] else ""
+        found.append((event.at, f"{told}{data} ({event.why})"))
+    return found
+
+
+@lru_cache(maxsize=8)
+def _importance(folder: str) -> dict[str, float] | None:
+    """How much the answers of a bundle depend on each column; None for bundles that do not tell."""
+    known = read_importance(Path(folder))
+    return None if known is None else dict(known.values)
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,6 @@ from undrift.errors import ConflictError
 from undrift.event import Draft, seal
 from undrift.finding import Finding, Report, Verdict, Window
 from undrift.monitor.alerts import INCIDENT_REDUCERS, decide, open_incidents, spoiled_windows
-from undrift.monitor.causes import explain, ranked
 from undrift.monitor.monitors import Monitor, found
 from undrift.monitor.response import acknowledge
 
@@ -112,22 +111,3 @@ def test_an_incident_holds_what_a_person_needs() -> None:
     assert seen.payload["incident"]["acknowledged_by"] == "person:ann"
     with pytest.raises(ConflictError, match="nothing to acknowledge"):
         acknowledge({**incident, "status": "resolved"}, life.now, actor="person:ann", why="late")
-
-
-def test_causes_are_ranked_faults_before_drift_before_the_rest() -> None:
-    bad = finding(QUALITY, Verdict.FAIL, cause="brier decayed")
-    others = [finding(DRIFT, Verdict.FAIL, "temp"), finding(DRIFT, Verdict.PASS, "hour")]
-    incidents = [{"kind": "feed", "title": "weather: Fahrenheit to Celsius"}]
-    changes = [(NOW, "version 3 is champion"), (NOW - 90 * DAY, "long ago")]
-    causes = ranked(bad, others, incidents, changes)
-    assert [c.text for c in causes] == ["weather: Fahrenheit to Celsius", "version 3 is champion", "temp drifted"]
-    assert "look first at: weather: Fahrenheit to Celsius" in explain(bad, causes).why
-    assert explain(bad, ()) is bad
-
-
-def test_an_input_the_model_hardly_uses_explains_little() -> None:
-    bad = finding(QUALITY, Verdict.FAIL, cause="brier decayed")
-    others = [finding(DRIFT, Verdict.FAIL, "temp"), finding(DRIFT, Verdict.FAIL, "hour")]
-    causes = ranked(bad, others, importance={"temp": 0.01, "hour": 0.9})
-    assert [c.text for c in causes] == ["hour drifted", "temp drifted"]
-    assert causes[1].weight < 0.01

@@ -11,15 +11,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from undrift.data.features import Source
+from undrift.deploy.evidence import values_of
 from undrift.develop.bundle import Interface
 from undrift.finding import Finding, Report, Verdict, Window
 from undrift.monitor.alerts import open_incidents, spoiled_windows
-from undrift.monitor.causes import explain, ranked
+from undrift.monitor.causes import Lost, explain, lost, ranked
 from undrift.monitor.cells import Reference, Slots
 from undrift.monitor.drift import judge_drift
 from undrift.monitor.estimate import CHECKED, judge_estimate
 from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
+from undrift.monitor.frames import inside, micros
 from undrift.monitor.integrity import judge_integrity
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.multivariate import PAST_WINDOWS, judge_multivariate
@@ -156,7 +160,9 @@ def _drift_and_performance(
     others = [*faults, *drift, *performance]
     sick = open_incidents(known, scene.interface.model, ("feed", "silent"))
     explained = [
-        explain(f, ranked(f, others, sick, scene.changes, scene.importance)) if f.verdict is Verdict.FAIL else f
+        explain(f, ranked(f, others, sick, scene.changes, scene.importance, scene.interface), _lost(f, monitors, scene))
+        if f.verdict is Verdict.FAIL
+        else f
         for f in performance
     ]
     return [*drift, *explained]
@@ -177,6 +183,20 @@ def _integrity_and_service(
         elif monitor.kind == "skew":
             findings += judge_skew(monitor, scene.features, Window(now - monitor.span, now), tick=scene.tick)
     return findings
+
+
+def _lost(finding: Finding, monitors: Sequence[Monitor], scene: Scene) -> Lost | None:
+    """What a loss of performance has cost so far: in its metric, for the whole also in errors and in money."""
+    seen, window = finding.measurement, finding.measurement.window
+    name = "absolute_error" if scene.interface.task == "regression" else "error"
+    expected = scene.expected.get(name)
+    if seen.segment or window is None or expected is None:
+        return lost(finding)
+    value = values_of(scene.rows, scene.interface, [name])[name]
+    held = inside(micros(scene.rows, "event_time"), window.start, window.end) & np.isfinite(value)
+    held &= scene.rows["version"].to_numpy() == scene.version
+    worth = next((m.value_per_error for m in monitors if m.name == seen.detail.get("monitor")), 0.0)
+    return lost(finding, (float(value[held].mean()), expected.value), worth) if held.any() else lost(finding)
 
 
 def _past(incidents: Iterable[Mapping[str, Any]], model: str, source: str) -> tuple[Spoiled, ...]:

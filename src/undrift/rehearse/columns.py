@@ -104,7 +104,7 @@ class Columns:
     def wrong_answers(self, given: Any, hit: list[bool], group: Callable[[Row], bool], strength: float) -> Any:
         """Answers in which the rows hit (a share of them below strength 1) have one that is unlike their group.
 
-        In classification the class that is rarest in the group, against all; in regression a value from the other end.
+        In classification the class that is rarest in the group; in regression a value from the other end.
         """
         mine = [row for row in self._rows if group(row)]
         order = np.argsort(np.asarray(given.score), kind="stable")
@@ -112,8 +112,7 @@ class Columns:
             high = np.mean([row.label for row in mine]) >= np.mean([row.label for row in self._rows])
             place = int(order[round((0.05 if high else 0.95) * (len(order) - 1))])
         else:
-            share = {c: _share(mine, c) / max(_share(self._rows, c), 1e-9) for c in {r.label for r in self._rows}}
-            rarest = min(sorted(share), key=lambda c: share[c])
+            rarest = min(sorted({str(row.label) for row in self._rows}), key=lambda name: _share(mine, name))
             low = self.interface.task == "binary" and rarest == self.interface.classes[0]
             places = [int(i) for i in order if given.label[i] == rarest] or [int(order[0] if low else order[-1])]
             place = places[0] if low else places[-1]

@@ -29,6 +29,8 @@ QUIET_DAYS: Final = 16
 """Days before the onset: more than the longest default window of a monitor."""
 MOST_DAYS: Final = 21
 PER_DAY: Final = 300
+BUSIER: Final = 5
+"""So many times the rows of a day while a candidate is rolled out: its first step may be a small part of them."""
 Say = Callable[[str], None]
 DEEDS: Final = {
     "alert.opened": "opened an incident",
@@ -162,7 +164,8 @@ def rehearse(
     ----------
     wanted : names of scenarios; all if empty.
     strengths : names of strengths, as ``default``.
-    quiet_days : before the onset. most_days : after it, at most. per_day : rows of each.
+    quiet_days : before the onset. most_days : after it, at most. per_day : rows of each, five times as many while a
+        candidate is rolled out.
     say : takes one line per step.
 
     Raises
@@ -248,6 +251,7 @@ class _Theatre:
         try:
             stage.begin(Scenario(), 0.0)
             if rollout:
+                stage.per_day *= BUSIER
                 stage.roll_out()
             played = 0
             while played < days and not (rollout and stage.rollout_over()):
@@ -279,6 +283,7 @@ class _Theatre:
                 seen = scenario.run_apart(stage, value)
             else:
                 if scenario.candidate:
+                    stage.per_day *= BUSIER
                     stage.roll_out()
                 stage.sent = 0
                 while seen is None and days < most_days and not (scenario.candidate and stage.rollout_over()):
@@ -307,4 +312,5 @@ def _deeds(stage: Stage) -> tuple[str, ...]:
     """What undrift did by itself since the onset, each once."""
     found = [f"{DEEDS[event.kind]}: {event.why}" for event in stage.events(*DEEDS)]
     found += [f"refused {len(stage.refused)} requests"] if stage.refused else []
+    found += [f"flagged {stage.violations} rows"] if stage.violations else []
     return tuple(dict.fromkeys(found))

@@ -31,7 +31,7 @@ class HurtsBusiness(Scenario):
         """Each low answer becomes one from higher up, in the same order, by the candidate only."""
         if revision != stage.candidate:
             return given
-        lift = min(0.9, 0.6 * strength)
+        lift = min(0.95, 0.8 * strength)
         order = np.argsort(np.asarray(given.score), kind="stable")
         ranks = np.empty(len(order))
         ranks[order] = np.linspace(0, 1, len(order)) if len(order) > 1 else 1.0

@@ -129,6 +129,11 @@ class Stage:
         )
 
     @property
+    def key_type(self) -> str:
+        """The type of the field that names a prediction; empty where there is none."""
+        return next((f.type for f in self.interface.contract.fields if f.name == self.interface.key), "")
+
+    @property
     def now(self) -> datetime:
         """The end of the last day played."""
         return START + self.day * DAY
@@ -204,9 +209,8 @@ class Stage:
         """The row as a server would decode it; None where the contract refuses it."""
         sent = {key: value for key, value in row.inputs.items() if key not in (self.interface.key, self.interface.time)}
         if self.interface.key:
-            field = next(f for f in self.interface.contract.fields if f.name == self.interface.key)
             number = int("".join(c for c in name if c.isdigit()))
-            sent[self.interface.key] = number if field.type in ("integer", "number") else name
+            sent[self.interface.key] = number if self.key_type in ("integer", "number") else name
         if self.interface.time:
             sent[self.interface.time] = START + timedelta(microseconds=at - to_micros(START))
         if self.interface.unit and self.interface.unit not in (self.interface.key,):
@@ -328,8 +332,8 @@ class Stage:
         return None
 
     def rolled_back(self) -> Sighting | None:
-        """The rollout of the candidate rolled back, if it was."""
-        events = self.events("rollout.rolled_back")
+        """The rollout of the candidate rolled back by evidence, if it was; that its time ran out shows nothing."""
+        events = [e for e in self.events("rollout.rolled_back") if e.payload["evidence"].get("verdict") == "FAIL"]
         return Sighting(at=events[0].at, by="the rollout", what=events[0].why) if events else None
 
     def at_the_door(self, share: float = 0.5) -> Sighting | None:
