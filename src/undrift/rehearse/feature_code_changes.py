@@ -16,7 +16,7 @@ class FeatureCodeChanges(Scenario):
     story = 5
     title = "feature code changes (training-serving skew)"
     truth = "one number is shrunk towards the lower end of its range when serving (hours for minutes, a logarithm)"
-    kinds = ("drift", "performance", "silent")
+    kinds = ("skew", "drift", "integrity", "performance", "silent")
 
     def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
         """The number is shrunk towards the lower end of its range."""

@@ -16,7 +16,7 @@ class ProductPivots(Scenario):
     story = 3
     title = "the product pivots (new categories)"
     truth = "a categorical input holds a value that training never saw (without one: a number far above its range)"
-    kinds = ("drift", "silent")
+    kinds = ("drift", "silent", "integrity")
 
     def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
         """A share of the rows has a new category in the most important categorical input."""

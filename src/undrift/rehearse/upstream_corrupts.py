@@ -16,7 +16,7 @@ class UpstreamCorrupts(Scenario):
     story = 4
     title = "an upstream pipeline changes a unit"
     truth = "one number is scaled, in its source where it has one, for all rows"
-    kinds = ("feed", "silent", "drift")
+    kinds = ("feed", "silent", "integrity", "drift")
 
     def __init__(self) -> None:
         self._column = ""

@@ -18,7 +18,7 @@ class WorldChanges(Scenario):
     truth = (
         "traffic comes from the upper end of the most important inputs, whose outcomes are as they always were there"
     )
-    kinds = ("drift", "performance")
+    kinds = ("drift", "performance", "integrity")
 
     def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
         """Rows of the upper half of each of the most important numbers stand in for others."""
