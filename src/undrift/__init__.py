@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from undrift.data.contract import Contract, Field
     from undrift.data.features import Aggregate, Feature, FeatureView, Source, Transform
     from undrift.declarations import Model
+    from undrift.deploy.metrics import Metric
     from undrift.deploy.rollout import Freeze, Guardrail, Rollout, Stage
+    from undrift.deploy.strategy import Objective
     from undrift.develop.training import TrainingData
     from undrift.errors import UndriftError
     from undrift.finding import Finding, Measurement, Report, Rule, Verdict
@@ -42,8 +44,10 @@ __all__ = [
     "Gate",
     "Guardrail",
     "Measurement",
+    "Metric",
     "Model",
     "Monitor",
+    "Objective",
     "Project",
     "Report",
     "Retrain",
@@ -75,7 +79,9 @@ _PLACES = {
     "data.contract": ("Contract", "Field"),
     "data.features": ("Aggregate", "Feature", "FeatureView", "Source", "Transform"),
     "declarations": ("Model",),
+    "deploy.metrics": ("Metric",),
     "deploy.rollout": ("Freeze", "Guardrail", "Rollout", "Stage"),
+    "deploy.strategy": ("Objective",),
     "develop.training": ("TrainingData",),
     "errors": ("UndriftError",),
     "finding": ("Finding", "Measurement", "Report", "Rule", "Verdict"),

@@ -282,5 +282,6 @@ def rollout_evidence(project: Project, state: RolloutState, now: datetime) -> tu
     """What the captured traffic says of a rollout at a moment, judged by its declaration; a replay asks the same."""
     if state.stage == "shadow":
         return shadow_evidence(project, state, now)
-    evidence = collect(project.lake, project.manifest(state.candidate).interface, state, now)
-    return judge_rollout(state.declared, state, evidence, now), evidence.exposure
+    kept = project.routing_path.parent / "tallies"
+    evidence = collect(project.lake, project.manifest(state.candidate).interface, state, now, kept)
+    return judge_rollout(state, evidence, now), evidence.exposure

@@ -71,6 +71,8 @@ def table(days: list[dict[str, Any]]) -> pa.Table:
     columns["event_time"] = pa.array(columns["event_time"], pa.timestamp("us", "UTC"))
     columns |= {
         "request_id": columns["unit"],
+        "prediction_id": columns["unit"],
+        "labelled_at": columns["event_time"],
         "value": pa.nulls(n, pa.float64()),
         "error": columns.get("error", pa.nulls(n, pa.string())),
         "violations": pa.array([[]] * n, pa.list_(pa.string())),
@@ -90,7 +92,7 @@ def live(seed: int, *, skill: float = 0.7, broken: Break | None = None, most: in
         days.append(traffic(rng, number, state.weight, skill, broken))
         now = NOW + (number + 1) * DAY
         evidence = summarise(table(days), INTERFACE, state, NOW, now)
-        report = judge_rollout(DECLARED, state, evidence, now)
+        report = judge_rollout(state, evidence, now)
         decision = reconcile(DECLARED, state, report, evidence.exposure, now)
         state = decision.state
         if state.over:
@@ -148,7 +150,7 @@ def test_a_candidate_that_fails_on_rows_is_rolled_back_though_the_champion_stand
     assert evidence.mixed == 0
     cell = next(c for c in evidence.cells if c.metric == "failed")
     assert cell.candidate_mean == pytest.approx(8 / cell.candidate_units)
-    report = judge_rollout(DECLARED, state, evidence, NOW + DAY)
+    report = judge_rollout(state, evidence, NOW + DAY)
     assert report.verdict is Verdict.FAIL
     assert "failed differs" in report.worse_than(Verdict.ERROR)[0].why
 
@@ -194,7 +196,7 @@ def evidence_of(
 
 def judged(evidence: Evidence) -> Report:
     state: RolloutState = start(DECLARED, "r", "flights", ("r-new", 2), ("r-old", 1), NOW).state
-    return judge_rollout(DECLARED, state, evidence, NOW + DAY)
+    return judge_rollout(state, evidence, NOW + DAY)
 
 
 CELL = Cell(
@@ -219,10 +221,14 @@ def test_within_the_margin_over_all_passes_and_beyond_it_without_proof_waits() -
 
 
 def test_exact_bets_prove_harm_where_the_sequence_has_no_bound_yet() -> None:
-    few = msgspec.structs.replace(CELL, metric="brier", candidate_units=10, difference=0.5, half_width=float("inf"))
+    few = msgspec.structs.replace(
+        CELL, metric="brier", candidate_units=10, difference=0.5, half_width=float("inf"), exact=True
+    )
     assert judged(evidence_of(few)).verdict is Verdict.INCONCLUSIVE
     assert judged(evidence_of(msgspec.structs.replace(few, e_value=39.0))).verdict is Verdict.INCONCLUSIVE
     assert judged(evidence_of(msgspec.structs.replace(few, e_value=41.0))).verdict is Verdict.FAIL  # 2 / 0.05 = 40
+    alone = msgspec.structs.replace(few, metric="failed", sequence=False, e_value=21.0)
+    assert judged(evidence_of(alone)).verdict is Verdict.FAIL  # 1 / 0.05 = 20
 
 
 def test_nothing_seen_is_inconclusive_and_never_passes() -> None:
@@ -246,9 +252,74 @@ def test_units_answered_by_both_arms_make_the_experiment_an_error() -> None:
     assert judged(evidence_of(CELL, mixed=5)).verdict is Verdict.ERROR
 
 
-def test_a_shift_counts_either_way() -> None:
-    down = msgspec.structs.replace(CELL, metric="shift", margin=0.05, difference=-0.2, half_width=0.1)
-    assert judged(evidence_of(down)).verdict is Verdict.FAIL
+@pytest.mark.parametrize("score", [0.02, 0.9])
+def test_a_shift_counts_either_way(score: float) -> None:
+    rng = np.random.default_rng(13)
+    state = start(DECLARED, "r", "flights", ("r-new", 2), ("r-old", 1), NOW).state
+    day = traffic(rng, 0, 50.0, 0.7, lambda carrier, scores: np.full(len(scores), score))
+    evidence = summarise(table([day]), INTERFACE, state, NOW, NOW + DAY)
+    (cell,) = (c for c in evidence.cells if c.metric == "shift" and not c.segment)
+    assert cell.difference > 0
+    assert cell.proven
+
+
+def test_a_loss_relative_to_the_champion_is_held_against_a_share_of_it() -> None:
+    rng = np.random.default_rng(14)
+    guards = (Guardrail(metric="brier", margin=0.3, relative=True, by_segment=False),)
+    declared = msgspec.structs.replace(DECLARED, guardrails=guards)
+    state = start(declared, "r", "flights", ("r-new", 2), ("r-old", 1), NOW).state
+    day = traffic(rng, 0, 50.0, 0.7, None)
+    (cell,) = summarise(table([day]), INTERFACE, state, NOW, NOW + DAY).cells
+    assert cell.difference == pytest.approx(cell.candidate_mean - 1.3 * cell.champion_mean)
+    assert not cell.proven
+    day["score"] = np.where(np.array(day["revision"]) == "r-new", 0.9, day["score"]).tolist()
+    broken = summarise(table([day]), INTERFACE, state, NOW, NOW + DAY)
+    assert broken.cells[0].proven
+    assert "30.00% worse" in judge_rollout(state, broken, NOW + DAY).worse_than(Verdict.ERROR)[0].why
+
+
+def test_non_inferiority_waits_for_proof_where_it_is_asked_for() -> None:
+    certain = msgspec.structs.replace(CELL, certain=True)
+    assert judged(evidence_of(certain)).verdict is Verdict.INCONCLUSIVE
+    assert judged(evidence_of(msgspec.structs.replace(certain, half_width=0.005))).verdict is Verdict.PASS
+
+
+def test_an_objective_is_asked_for_at_the_last_step_and_never_rolls_back() -> None:
+    gain = msgspec.structs.replace(CELL, metric="revenue", margin=0.0, objective=True)
+    declared = msgspec.structs.replace(DECLARED, steps=(5.0, 50.0, 100.0))
+    early = start(declared, "r", "flights", ("r-new", 2), ("r-old", 1), NOW).state
+    late = msgspec.structs.replace(early, step=1, weight=50.0)
+    proven = msgspec.structs.replace(gain, difference=0.2, half_width=0.1)
+    lost = msgspec.structs.replace(gain, difference=-0.5, half_width=0.1)
+    for state, cell, verdict in (
+        (early, gain, Verdict.PASS),
+        (late, gain, Verdict.INCONCLUSIVE),
+        (late, lost, Verdict.INCONCLUSIVE),
+        (late, proven, Verdict.PASS),
+    ):
+        assert judge_rollout(state, evidence_of(CELL, cell), NOW + DAY).verdict is verdict
+
+
+def test_a_metric_that_cannot_be_measured_is_an_error_over_all_and_holds_no_segment_up() -> None:
+    silent = msgspec.structs.replace(CELL, problem="no unit has had an event 'order'")
+    assert judged(evidence_of(silent)).verdict is Verdict.ERROR
+    there = msgspec.structs.replace(silent, segment={"carrier": "UA"})
+    assert judged(evidence_of(CELL, there)).verdict is Verdict.PASS
+
+
+def test_labels_that_one_arm_lacks_make_the_experiment_an_error() -> None:
+    rng = np.random.default_rng(15)
+    state = start(DECLARED, "r", "flights", ("r-new", 2), ("r-old", 1), NOW).state
+    days = [traffic(rng, number, 50.0, 0.7, None) for number in range(2)]
+    sound = summarise(table(days), INTERFACE, state, NOW, NOW + 2 * DAY)
+    assert sound.labelled is not None
+    assert judge_rollout(state, sound, NOW).verdict is not Verdict.ERROR
+    for day in days:
+        lost = (np.array(day["revision"]) == "r-new") & (rng.random(900) < 0.3)
+        day["label"] = [None if gone else label for gone, label in zip(lost, day["label"], strict=True)]
+    report = judge_rollout(state, summarise(table(days), INTERFACE, state, NOW, NOW + 2 * DAY), NOW)
+    assert report.verdict is Verdict.ERROR
+    assert "by no chance" in report.worse_than(Verdict.INCONCLUSIVE)[0].why
 
 
 def test_latency_keeps_its_digits_out_of_the_text() -> None:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from undrift.data.contract import Contract, Field
 from undrift.data.features import Feature, FeatureView
-from undrift.deploy.evidence import values_of
+from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
 from undrift.event import Draft
 from undrift.finding import Verdict

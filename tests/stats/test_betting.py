@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from undrift.stats.betting import STAKES, BoundedMean, Wealth
+from undrift.stats.betting import STAKES, WEIGHTS, BoundedMean, Wealth
 
 PATHS = 2000
 
@@ -22,8 +22,8 @@ def peak_log_evidence(y: np.ndarray, treated: np.ndarray, p: np.ndarray, margin:
     low = np.minimum(-center / p, -(1 - center) / (1 - p))
     ratio = (z - margin) / (margin - low)
     evidence = np.full(y.shape, -np.inf)
-    for stake in STAKES:
-        evidence = np.logaddexp(evidence, np.cumsum(np.log1p(stake * ratio), axis=1) - math.log(len(STAKES)))
+    for stake, weight in zip(STAKES, WEIGHTS, strict=True):
+        evidence = np.logaddexp(evidence, np.cumsum(np.log1p(stake * ratio), axis=1) + math.log(weight))
     return evidence.max(axis=1)
 
 
@@ -68,7 +68,8 @@ def test_the_state_holds_the_evidence_written_out_plainly():
     z = np.where(treated[0], (y[0] - 0.3) / 0.2, -(y[0] - 0.3) / 0.8)
     low = min(-0.3 / 0.2, -0.7 / 0.8)
     wealth = [math.prod(1 + stake * (v - 0.0) / (0.0 - low) for v in z) for stake in STAKES]
-    assert whole.e_values[0] == pytest.approx(sum(wealth) / len(wealth), rel=1e-9)
+    assert whole.e_values[0] == pytest.approx(np.dot(WEIGHTS, wealth), rel=1e-9)
+    assert sum(WEIGHTS) == pytest.approx(1)
     assert whole.lower_bound(0.05).value == pytest.approx(z.mean())
 
 

@@ -1,4 +1,4 @@
-"""Predictions with their outcomes: what was predicted, joined to the label that was known at a given time.
+"""Predictions with their outcomes: what was predicted, joined to the label that was known at a given time; and events.
 
 Labels come late, more than once, or never. Nothing is measured here; performance, guardrails and training data all
 start from this one join.
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from undrift.errors import DataError
 from undrift.state.ports import Lake
 
-__all__ = ["outcomes"]
+__all__ = ["events_of", "outcomes", "with_labels"]
 
 _TIME: Final = pa.timestamp("us", "UTC")
 _DAY: Final = timedelta(days=1)
@@ -37,6 +37,9 @@ _PREDICTIONS: Final = pa.schema(
         ("scores", pa.list_(pa.float64())),
         ("prediction", pa.string()),
     ]
+)
+_EVENTS: Final = pa.schema(
+    [("unit", pa.string()), ("name", pa.string()), ("value", pa.float64()), ("event_time", _TIME)]
 )
 _LABELS: Final = pa.schema([("label", pa.string()), ("value", pa.float64()), ("labelled_at", _TIME)])
 
@@ -78,7 +81,18 @@ def outcomes(
         predictions = _PREDICTIONS.empty_table()
     times = predictions.select(["event_time", "prediction_id"])  # nested columns cannot be sorted along
     predictions = predictions.take(pc.sort_indices(times, sort_keys=_keys("event_time", "prediction_id")))
-    known = [("date", ">=", _date(start - _DAY)), ("date", "<=", _date(as_of)), ("event_time", "<=", as_of)]
+    return with_labels(lake, model, predictions, start, as_of)
+
+
+def with_labels(lake: Lake, model: str, predictions: pa.Table, since: datetime, as_of: datetime) -> pa.Table:
+    """Predictions beside the latest label known at ``as_of`` of each, as `outcomes` gives them.
+
+    Parameters
+    ----------
+    predictions : has ``prediction_id``, and none of the label's columns.
+    since : event time of the first of them, or earlier.
+    """
+    known = [("date", ">=", _date(since - _DAY)), ("date", "<=", _date(as_of)), ("event_time", "<=", as_of)]
     labels = lake.scan(f"labels_{model}", where=known) if predictions.num_rows else None
     if labels is None or not labels.num_rows:
         nothing = {field.name: pa.nulls(predictions.num_rows, field.type) for field in _LABELS}
@@ -96,6 +110,18 @@ def outcomes(
         for name, source in named.items()
     }
     return _beside(predictions, taken)
+
+
+def events_of(lake: Lake, model: str, names: Sequence[str], start: datetime, end: datetime) -> pa.Table:
+    """Business events with event time in ``[start, end)``: ``unit``, ``name``, ``value``, ``event_time``, unordered.
+
+    Empty where none of these names was ever sent.
+    """
+    within = [("date", ">=", _date(start)), ("date", "<=", _date(end)), ("event_time", ">=", start)]
+    found = lake.scan(f"events_{model}", where=[*within, ("event_time", "<", end)])
+    if found is None:
+        return _EVENTS.empty_table()
+    return found.filter(pc.is_in(found["name"], value_set=pa.array(list(names), pa.string()))).select(_EVENTS.names)
 
 
 def _beside(predictions: pa.Table, columns: dict[str, Any]) -> pa.Table:

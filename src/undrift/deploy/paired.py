@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from undrift.deploy.evidence import segment_columns, values_of
 from undrift.deploy.rollout import Exposure, Guardrail, Rollout, RolloutState
 from undrift.deploy.shadow import Replay
+from undrift.deploy.traffic import segment_columns, values_of
 from undrift.develop.bundle import Interface
 from undrift.finding import Finding, Interval, Measurement, Report, Rule, Verdict, judge
 from undrift.stats.sequential import MINIMUM_UNITS, mean_sequence

@@ -12,10 +12,11 @@ from typing import Final, Literal
 
 import msgspec
 
+from undrift.deploy.metrics import Metric
 from undrift.errors import DeclarationError
 from undrift.ids import duration
 
-__all__ = ["Freeze", "Guardrail", "Rollout", "Stage", "frozen_until"]
+__all__ = ["Freeze", "Guardrail", "Objective", "Rollout", "Stage", "frozen_until"]
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,19 +31,40 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    metric : a loss per row of the task (``brier``, ``log_loss``, ``error``; ``absolute_error``, ``squared_error``), all
-        on matured labels, or ``failed`` (share of rows that the revision could not answer), ``shift`` (mean change of
-        the score, either way), ``violations`` (share of rows with a contract finding), ``latency`` (mean, in
-        milliseconds).
-    margin : the loss against the champion that is still tolerated, in the metric's unit, >= 0.
+    metric : the name of a declared metric (`Rollout.metrics`) or of a built-in one. With a label: ``brier``,
+        ``log_loss``, ``error``, ``accuracy``, ``roc_auc``; ``absolute_error``, ``squared_error``. Without: ``failed``
+        (share of rows that the revision could not answer), ``violations`` (share of rows with a contract finding),
+        ``shift`` and ``standardized_shift`` (mean change of the score, either way; in the score's unit, and in standard
+        deviations of the champion's scores), ``latency`` (mean, in milliseconds), ``latency_p50``, ``latency_p95``,
+        ``latency_p99``.
+    margin : the loss against the champion that is still tolerated, >= 0, in the metric's unit.
     by_segment : also judged in each declared segment.
     segment_margin : tolerated loss inside one segment; the margin itself if None.
+    relative : margins are shares of the champion's value (0.02 = 2 % worse), not amounts.
+    certain : passing needs proof that the loss is within the margin (non-inferiority), not just no proof of harm.
     """
 
     metric: str
     margin: float
     by_segment: bool = True
     segment_margin: float | None = None
+    relative: bool = False
+    certain: bool = False
+
+
+class Objective(msgspec.Struct, frozen=True, kw_only=True):
+    """What the candidate must make better before it wins.
+
+    Parameters
+    ----------
+    metric : as of a guardrail.
+    at_least : the gain over the champion that has to be exceeded, >= 0, in the metric's unit.
+    alpha : chance in (0, 1) that a candidate without that gain ever wins by it.
+    """
+
+    metric: str
+    at_least: float = 0.0
+    alpha: float = 0.05
 
 
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -127,7 +149,7 @@ def frozen_until(freezes: Iterable[Freeze], now: datetime) -> str:
 
 _DEFAULT_GUARDRAILS: Final = (
     Guardrail(metric="failed", margin=0.005),
-    Guardrail(metric="shift", margin=0.15),
+    Guardrail(metric="standardized_shift", margin=0.5),
 )
 
 
@@ -148,7 +170,10 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     without_unit : what happens to a row that lacks it: ``prediction`` (each is its own unit) or ``champion`` (the
         champion answers, and it counts for neither arm).
     hold, minimum_units : what each step needs before it may end: time, and labelled candidate units in that step.
-    guardrails : one-sided, judged together at error rate ``alpha``; none means the two defaults (failures, shift).
+    guardrails : one-sided, judged together at error rate ``alpha``; left out, the two defaults (failures, the score
+        moved by half a standard deviation).
+    objective : what has to be proven better before the last step is won; None if doing no harm is enough.
+    metrics : metrics of one's own, which guardrails and the objective may name.
     alpha : chance in (0, 1) that a candidate as good as the champion is ever rolled back by a guardrail.
     maximum : after this the rollout ends by ``on_timeout``; ``promote`` still never overrules an ERROR or a FAIL.
     approval : a person has to approve before any unit is exposed; with ``"second_person"`` another one than the person
@@ -167,6 +192,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     hold: str = "1d"
     minimum_units: int = 30
     guardrails: tuple[Guardrail, ...] = _DEFAULT_GUARDRAILS
+    objective: Objective | None = None
+    metrics: tuple[Metric, ...] = ()
     alpha: float = 0.05
     maximum: str = "30d"
     on_timeout: Literal["pause", "roll_back", "promote"] = "pause"
@@ -215,6 +242,11 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         for guard in self.guardrails:
             if guard.margin < 0 or (guard.segment_margin or 0) < 0:
                 raise DeclarationError(f"rollout: the margin of {guard.metric!r} must not be negative.")
+        own = [metric.name for metric in self.metrics]
+        if len(set(own)) != len(own):
+            raise DeclarationError(f"rollout: metrics need different names, not {own}.")
+        if self.objective is not None and not (0 < self.objective.alpha < 1 and self.objective.at_least >= 0):
+            raise DeclarationError("rollout: the objective needs alpha in (0, 1) and at_least >= 0.")
         for name, text in (("hold", self.hold), ("maximum", self.maximum)):
             try:
                 duration(text)

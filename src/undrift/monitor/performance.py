@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from undrift.deploy.evidence import segment_columns, values_of
+from undrift.deploy.traffic import segment_columns, values_of
 from undrift.develop.bundle import Interface
 from undrift.develop.performance import Performance
 from undrift.finding import Finding, Interval, Verdict, Window

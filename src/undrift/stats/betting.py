@@ -16,8 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from undrift.stats.summary import Estimate, FloatArray, finite, in_unit_interval
 
-#: Stakes, as fractions of the largest bet that cannot ruin: small ones find small effects, large ones are quick.
-STAKES: tuple[float, ...] = tuple(float(f) for f in np.geomspace(5e-4, 0.8, 16))
+#: Stakes, as fractions of the largest bet that cannot ruin: small ones find small effects, large ones are quick. Fewer
+#: and bolder ones than these lose small effects, more and meeker ones dilute (benchmarks/rollouts/power.py).
+STAKES: tuple[float, ...] = tuple(float(f) for f in np.geomspace(1e-3, 0.5, 12))
+#: Their part of the wealth at the start: more for bold ones, which most harm calls for, and always some for the meek.
+WEIGHTS: tuple[float, ...] = tuple(float(w) for w in np.sqrt(STAKES) / np.sqrt(STAKES).sum())
 _LARGEST_BET = 0.75
 
 
@@ -85,8 +88,8 @@ class Wealth(msgspec.Struct, frozen=True, kw_only=True):
     for a candidate row, -(y - center) / (1 - p) for a champion row. Its expectation is the effect, whatever p was, so
     weights may change (also because of the results) and outcomes may move with time. Against each margin m the wealth
     prod(1 + stake * (z - m) / (m - lowest z)) is a non-negative supermartingale while the effect is at most m; the
-    e-value is the average over fixed stakes (Waudby-Smith and Ramdas 2024, sec. 4 and 5; Ramdas, Grunwald, Vovk and
-    Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference"; inverse propensity scores: Waudby-Smith
+    e-value is the weighted average over fixed stakes (Waudby-Smith and Ramdas 2024, sec. 4 and 5; Ramdas, Grunwald,
+    Vovk and Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference"; inverse propensity scores: Waudby-Smith
     et al. 2024, "Anytime-valid off-policy inference for contextual bandits"). Fixed stakes make it a sum of logs:
     order-free, and states built on different rows merge with ``+``.
 
@@ -106,7 +109,7 @@ class Wealth(msgspec.Struct, frozen=True, kw_only=True):
     >>> errors = rng.random(20_000) < np.where(treated, 0.05, 0.01)
     >>> seen = Wealth.at([0.0, 0.01], center=0.01).update(errors, treated, 0.05)
     >>> seen.candidate_rows, [round(e) for e in seen.e_values]
-    (965, [579897759, 139])
+    (965, [1011636207, 148])
     >>> seen.lower_bound(0.01).lower
     0.01
     """
@@ -143,8 +146,9 @@ class Wealth(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"each outcome needs its arm, got {y.size} outcomes and {arm.size} arms")
         if y.size and not (p.min() > 0 and p.max() < 1):
             raise ValueError("probability must lie strictly between 0 and 1: a row sure of its arm tells nothing")
-        z, low = _scores(y, arm, p, self.center)
-        log_wealth = np.array(self.log_wealth) + np.stack([_log_growth(z, low, m) for m in self.margins])
+        z, _ = _scores(y, arm, p, np.asarray(self.center), np.asarray(1.0))
+        growth = [log_growth(y, arm, p, center=self.center, null=m).sum(axis=0) for m in self.margins]
+        log_wealth = np.array(self.log_wealth) + np.stack(growth)
         return msgspec.structs.replace(
             self,
             log_wealth=tuple(tuple(row) for row in log_wealth.tolist()),
@@ -188,21 +192,45 @@ class Wealth(msgspec.Struct, frozen=True, kw_only=True):
         return Estimate(value=value, lower=bound, upper=math.inf, n=self.candidate_rows, level=1 - alpha)
 
 
-def _scores(y: FloatArray, arm: NDArray[np.bool_], p: FloatArray, center: float) -> tuple[FloatArray, FloatArray]:
+def log_growth(
+    outcomes: ArrayLike,
+    treated: ArrayLike,
+    probability: ArrayLike,
+    *,
+    center: ArrayLike,
+    null: ArrayLike = 0.0,
+    weight: ArrayLike = 1.0,
+) -> FloatArray:
+    """What each row adds to the log wealth of each stake, shape (n, stakes); the terms that `Wealth` sums.
+
+    Sums of these may be kept, and a row's part taken out again when its outcome changes. The champion's rows count
+    `weight` times (for margins relative to the champion's mean), so the expectation of the score is the candidate's
+    mean minus `weight` times the champion's plus (weight - 1) * center; `null` is the most it may be.
+    """
+    y, arm = np.asarray(outcomes, dtype=np.float64), np.asarray(treated, dtype=bool)
+    p = np.broadcast_to(np.asarray(probability, dtype=np.float64), y.shape)
+    z, low = _scores(y, arm, p, np.asarray(center, dtype=np.float64), np.asarray(weight, dtype=np.float64))
+    most = np.asarray(null, dtype=np.float64)
+    ratio = np.maximum((z - most) / (most - low), -1.0)
+    return np.asarray(np.log1p(np.multiply.outer(ratio, np.asarray(STAKES))))
+
+
+def log_e_value(log_wealth: ArrayLike) -> FloatArray:
+    """Log of the wealth over all stakes, the last axis of `log_wealth`, each weighing as in `WEIGHTS`."""
+    return _log_mean_exp(np.asarray(log_wealth, dtype=np.float64))
+
+
+def _scores(
+    y: FloatArray, arm: NDArray[np.bool_], p: FloatArray, center: FloatArray, weight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """Inverse-propensity scores and the lowest value each could have had."""
-    z = (y - center) * np.where(arm, 1 / p, -1 / (1 - p))
-    return np.asarray(z), np.asarray(np.minimum(-center / p, -(1 - center) / (1 - p)))
-
-
-def _log_growth(z: FloatArray, low: FloatArray, margin: float) -> FloatArray:
-    """Sum over rows of log(1 + stake * (z - margin) / (margin - low)), one a stake."""
-    ratio = np.maximum((z - margin) / (margin - low), -1.0)
-    return np.array([float(np.log1p(stake * ratio).sum()) for stake in STAKES])
+    z = (y - center) * np.where(arm, 1 / p, -weight / (1 - p))
+    return np.asarray(z), np.asarray(np.minimum(-center / p, -weight * (1 - center) / (1 - p)))
 
 
 def _log_mean_exp(log_wealth: FloatArray) -> FloatArray:
     top = log_wealth.max(axis=-1, keepdims=True)
-    return np.asarray(top[..., 0] + np.log(np.exp(log_wealth - top).mean(axis=-1)))
+    return np.asarray(top[..., 0] + np.log((np.exp(log_wealth - top) * np.asarray(WEIGHTS)).sum(axis=-1)))
 
 
 def _in_range(values: ArrayLike, name: str) -> FloatArray:

@@ -27,25 +27,28 @@ SPREAD: tuple[float, ...] = (0.1, 1.0, 10.0)
 _NEWTON_STEPS = 30
 
 
-def mixture_scale(tuning: float, alpha: float, *, one_sided: bool = False) -> float:
+def mixture_scale(tuning: float, alpha: ArrayLike, *, one_sided: bool = False) -> FloatArray:
     """The mixture's rho squared, per unit, that makes the interval tightest at `tuning` units.
 
     Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2021), "Time-uniform central limit theory and asymptotic confidence
     sequences", App. B.2: rho^2 = (-W_{-1}(-alpha^2 / e) - 1) / tuning, with alpha doubled for one side.
 
-    >>> round(mixture_scale(5000, 0.05), 7)
+    >>> float(mixture_scale(5000, 0.05)).__round__(7)
     0.0016424
     """
     from scipy.special import lambertw
 
     if not tuning > 0:
         raise ValueError(f"tuning must be a positive number of units, got {tuning}")
-    level = min(in_unit_interval(alpha, "alpha") * (2 if one_sided else 1), 0.999)
-    return float(-lambertw(-(level**2) * math.exp(-1), -1).real - 1) / tuning
+    levels = np.asarray(alpha, dtype=np.float64)
+    if levels.size and not (levels.min() > 0 and levels.max() < 1):
+        raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha!r}")
+    level = np.minimum(levels * (2 if one_sided else 1), 0.999)
+    return np.asarray((-lambertw(-np.square(level) * math.exp(-1), -1).real - 1) / tuning, dtype=np.float64)
 
 
 def mixture_multiplier(
-    n: ArrayLike, alpha: float, tuning: float, *, one_sided: bool = False, spread: Sequence[float] = SPREAD
+    n: ArrayLike, alpha: ArrayLike, tuning: float, *, one_sided: bool = False, spread: Sequence[float] = SPREAD
 ) -> FloatArray:
     """How many standard errors the confidence sequence reaches after `n` units; the fixed-sample interval has 1.96 at 5
     %.
@@ -65,13 +68,14 @@ def mixture_multiplier(
     from scipy.special import log_ndtr
 
     seen = np.asarray(n, dtype=np.float64)
-    scale = np.array([mixture_scale(tuning * s, alpha, one_sided=one_sided) for s in spread])
+    levels = np.asarray(alpha, dtype=np.float64)
+    scale = np.stack([mixture_scale(tuning * s, levels, one_sided=one_sided) for s in spread], axis=-1)
     r = np.maximum(seen, 1e-300)[..., None] * scale
     slope, root = r / (1 + r), np.sqrt(r / (1 + r))
     offset = (math.log(2) if one_sided else 0.0) - 0.5 * np.log1p(r) - math.log(len(spread))
     # log E is convex in z and z starts where one scale alone is enough (2 Phi >= 1): Newton's steps only descend
-    wanted = -math.log(alpha)
-    z = np.sqrt(2 * (wanted + 0.5 * np.log1p(r) + math.log(len(spread))) / slope).min(axis=-1)
+    wanted = -np.log(levels)
+    z = np.sqrt(2 * (wanted[..., None] + 0.5 * np.log1p(r) + math.log(len(spread))) / slope).min(axis=-1)
     for _ in range(_NEWTON_STEPS):
         x = z[..., None] * root
         terms = offset + 0.5 * x * x + (log_ndtr(x) if one_sided else 0.0)
@@ -122,7 +126,7 @@ class Bounds(msgspec.Struct, frozen=True):
 def difference_bounds(
     champion: tuple[ArrayLike, ArrayLike, ArrayLike],
     candidate: tuple[ArrayLike, ArrayLike, ArrayLike],
-    alpha: float,
+    alpha: ArrayLike,
     tuning: float,
     *,
     one_sided: bool = False,
@@ -147,7 +151,7 @@ def difference_bounds(
     Parameters
     ----------
     champion, candidate : (n, mean, m2) as in `Moments`, arrays of shape (..., strata).
-    alpha : in (0, 1), for each difference by itself; divide it for many.
+    alpha : in (0, 1), for each difference by itself (one, or an array of their shape); divide it for many.
     tuning : number of candidate units at which the interval is tightest (exactly: total of h_k).
     one_sided : the half-width serves one side only, the other is unbounded.
     """
@@ -155,16 +159,36 @@ def difference_bounds(
     n1, mean1, m1 = (np.asarray(a, dtype=np.float64) for a in candidate)
     both = (n0 > 0) & (n1 > 0)
     h = np.where(both, n0 * n1 / np.maximum(n0 + n1, 1), 0.0)
-    total = h.sum(axis=-1)
     var0, var1 = _drawn_together(h, n0, m0, n1, m1)
-    v = np.square(h) * (var0 / np.maximum(n0, 1) + var1 / np.maximum(n1, 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = (h * (mean1 - mean0)).sum(axis=-1) / total
-        se = np.sqrt(v.sum(axis=-1)) / total
-        half = se * mixture_multiplier(total, alpha, tuning, one_sided=one_sided, spread=spread)
+    variance = var0 / np.maximum(n0, 1) + var1 / np.maximum(n1, 1)
+    found = asymptotic_bounds(mean1 - mean0, variance, h, alpha, tuning, one_sided=one_sided, spread=spread)
     smaller = np.where(both, np.minimum(n0, n1), 0).sum(axis=-1)
-    enough = (smaller >= minimum) & np.isfinite(half)
-    return Bounds(value, np.where(enough, half, np.inf))
+    return Bounds(found.value, np.where(smaller >= minimum, found.half_width, np.inf))
+
+
+def asymptotic_bounds(
+    differences: ArrayLike,
+    variances: ArrayLike,
+    information: ArrayLike,
+    alpha: ArrayLike,
+    tuning: float,
+    *,
+    one_sided: bool = False,
+    spread: Sequence[float] = SPREAD,
+) -> Bounds:
+    """The sum over strata, the last axis, of differences weighted by their information, and its half-width.
+
+    For any estimate that behaves like a mean over units (ratios, areas under a ROC curve): its difference d_k between
+    the arms, the variance of that, and n0 n1 / (n0 + n1) of each stratum; see `difference_bounds`, which is this for
+    means. No value where no stratum has information.
+    """
+    h = np.asarray(information, dtype=np.float64)
+    total = h.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = (h * np.asarray(differences)).sum(axis=-1) / total
+        se = np.sqrt((np.square(h) * np.asarray(variances)).sum(axis=-1)) / total
+        half = se * mixture_multiplier(total, alpha, tuning, one_sided=one_sided, spread=spread)
+    return Bounds(value, np.where(np.isfinite(half), half, np.inf))
 
 
 def _drawn_together(
