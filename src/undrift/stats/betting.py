@@ -89,9 +89,9 @@ class Wealth(msgspec.Struct, frozen=True, kw_only=True):
     weights may change (also because of the results) and outcomes may move with time. Against each margin m the wealth
     prod(1 + stake * (z - m) / (m - lowest z)) is a non-negative supermartingale while the effect is at most m; the
     e-value is the weighted average over fixed stakes (Waudby-Smith and Ramdas 2024, sec. 4 and 5; Ramdas, Grunwald,
-    Vovk and Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference"; inverse propensity scores: Waudby-Smith
-    et al. 2024, "Anytime-valid off-policy inference for contextual bandits"). Fixed stakes make it a sum of logs:
-    order-free, and states built on different rows merge with ``+``.
+    Vovk and Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference"; inverse propensity scores:
+    Waudby-Smith et al. 2024, "Anytime-valid off-policy inference for contextual bandits"). Fixed stakes make it a sum
+    of logs: order-free, and states built on different rows merge with ``+``.
 
     Assumes: p is known and was set before the row's outcome; units are assigned by an independent draw (for sticky
     units one row a unit); `center` was fixed beforehand. The nearer `center` is to the champion's rate, the more power;
