@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-__all__ = ["Finding", "Interval", "Measurement", "Report", "Rule", "Verdict", "Window", "judge"]
+__all__ = ["Finding", "Interval", "Measurement", "Report", "Rule", "Table", "Verdict", "Window", "judge"]
 
 
 class Verdict(IntEnum):
@@ -132,6 +132,12 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "-"
+    return _number(value) if isinstance(value, float) else str(value)
+
+
 def judge(rule: Rule, seen: Measurement) -> Finding:
     """Judge a measurement by a rule; pure.
 
@@ -178,6 +184,14 @@ def judge(rule: Rule, seen: Measurement) -> Finding:
     return Finding(verdict=verdict, why=text, measurement=seen, rule=rule)
 
 
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures that are shown beside the findings and not judged: rows of numbers and text under named columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Findings about one subject; one class for contract checks, gates, rollouts and monitors."""
 
@@ -186,6 +200,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     at: datetime | None = None
     facts: dict[str, Any] = {}
+    tables: tuple[Table, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -202,7 +217,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def __add__(self, other: Report) -> Report:
         """Both reports in one, under the title and subject of the first."""
         return msgspec.structs.replace(
-            self, findings=self.findings + other.findings, facts={**self.facts, **other.facts}
+            self,
+            findings=self.findings + other.findings,
+            facts={**self.facts, **other.facts},
+            tables=self.tables + other.tables,
         )
 
     def to_text(self) -> str:
@@ -212,6 +230,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         for found in ordered:
             where = "" if found.measurement.where == "all" else f" [{found.measurement.where}]"
             lines.append(f"  {found.verdict.name:<12} {found.why}{where}")
+        for table in self.tables:
+            lines.append(f"{table.title}: {' | '.join(table.columns)}")
+            lines += ["  " + " | ".join(_cell(value) for value in row) for row in table.rows]
         return "\n".join(lines)
 
     def to_html(self) -> str:
@@ -224,7 +245,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             for f in sorted(self.findings, key=lambda f: -f.verdict)
         )
         head = f"<h3>{escape(self.title)} · {escape(self.subject)} · {self.verdict.name}</h3>"
-        return f"{head}<table><tr><th>verdict</th><th>segment</th><th>why</th></tr>{rows}</table>"
+        judged = f"<table><tr><th>verdict</th><th>segment</th><th>why</th></tr>{rows}</table>"
+        return head + judged + "".join(self._figures(table) for table in self.tables)
+
+    @staticmethod
+    def _figures(table: Table) -> str:
+        from html import escape
+
+        heads = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escape(_cell(value))}</td>" for value in row) + "</tr>" for row in table.rows
+        )
+        return f"<h4>{escape(table.title)}</h4><table><tr>{heads}</tr>{rows}</table>"
 
     def _repr_html_(self) -> str:
         return self.to_html()

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from undrift.capture.ingest import TAKEN_IN, WATERMARK
+from undrift.declarations import load_declarations
 from undrift.delivery import permissions, sinks_status
+from undrift.deploy.replay import Replayed, changed, rejudge
+from undrift.deploy.rollout import Exposure, Rollout, RolloutState
+from undrift.deploy.routes import rollout_of
+from undrift.deploy.strategy import frozen_until
 from undrift.errors import NotFoundError
 from undrift.event import Event
+from undrift.finding import Report
 from undrift.ids import from_micros
+from undrift.inference.router import Route, pick
 from undrift.monitor.alerts import open_incidents
 from undrift.project import Project
+from undrift.tick import rollout_evidence
 
-__all__ = ["history", "live_at", "serving", "status", "why"]
+__all__ = ["history", "judgement", "live_at", "replay", "served", "serving", "status", "why"]
 
 
 def serving(project: Project) -> list[dict[str, Any]]:
@@ -124,6 +132,110 @@ def live_at(project: Project, at: datetime) -> dict[str, dict[str, Any]]:
                 else:
                     state[key] = {**new, "since": event.at.isoformat(), "by": event.actor, "why": event.why}
     return state
+
+
+def served(project: Project, at: datetime, unit: str) -> dict[str, dict[str, Any]]:
+    """What served a unit at a past moment: per model the variant it was assigned to, and what had answered it last.
+
+    The first follows from the log alone, also for a unit that never came; ``answered`` is from the lake, None where
+    nothing was captured of it before the moment.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for model, route in live_at(project, at).items():
+        if not route["champion"]:
+            continue
+        fields = ("champion", "candidate", "weight", "salt", "rollout")
+        choice = pick(Route(model=model, revisions=(), **{name: route[name] for name in fields}), unit)
+        last = project.lake.scan(f"predictions_{model}", where=[("unit", "=", unit), ("event_time", "<=", at)])
+        fields = ("event_time", "prediction_id", "revision", "version", "error")
+        rows = [] if last is None else last.select(fields).to_pylist()
+        answers = [row for row in rows if row["error"] is None]
+        latest = max(answers, key=lambda row: (row["event_time"], row["prediction_id"]), default=None)
+        found[model] = {
+            "variant": choice.variant,
+            "revision": choice.revision,
+            "version": route[f"{choice.variant}_version"],
+            "propensity": choice.propensity,
+            "rollout": route["rollout"],
+            "answered": None
+            if latest is None
+            else {
+                "id": latest["prediction_id"],
+                "at": latest["event_time"].isoformat(),
+                "revision": latest["revision"],
+                "version": latest["version"],
+            },
+        }
+    return found
+
+
+def judgement(project: Project, rollout_id: str) -> dict[str, Any]:
+    """Where a rollout stands, and the last judgement of it with its evidence.
+
+    Raises
+    ------
+    NotFoundError : there is none of that id.
+    """
+    state = rollout_of(project.journal, rollout_id)
+    judged = [event for event in project.journal.events(subject=state.subject) if event.payload["evidence"]]
+    last = judged[-1] if judged else None
+    return {
+        "state": state,
+        "judged": None
+        if last is None
+        else {"at": last.at, "kind": last.kind, "why": last.why, "evidence": last.payload["evidence"]},
+    }
+
+
+def replay(project: Project, rollout_id: str, *, settings: Sequence[str] = (), declarations: str = "") -> Replayed:
+    """Judge a rollout again from the log and the traffic that was captured, by another rule if asked; records nothing.
+
+    Parameters
+    ----------
+    settings : values of its declaration to change, each as ``path=value``.
+    declarations : a file beside undrift.toml whose rule for the model is taken; `settings` change that one.
+
+    Raises
+    ------
+    NotFoundError : there is no rollout of that id, or its traffic is not in the lake any more.
+    DeclarationError : the other rule may not be.
+    """
+    state = rollout_of(project.journal, rollout_id)
+    rule, changes = state.declared, list(settings)
+    if declarations:
+        rule = load_declarations(project.root, declarations).model(state.model).rollout
+        changes.insert(0, f"the rule of {declarations}")
+    rule = changed(rule, settings)
+    events = project.journal.events(subject=state.subject)
+    if (
+        state.exposed_units
+        and project.lake.scan(f"predictions_{state.model}", where=[("revision", "=", state.candidate)]) is None
+    ):
+        raise NotFoundError(f"what {state.model} answered during rollout {rollout_id} is not in the lake any more.")
+
+    def judge(now_at: RolloutState, moment: datetime) -> tuple[Report, Exposure]:
+        return rollout_evidence(project, now_at, moment)
+
+    return rejudge(events, rule, judge, _frozen_then(project, rule, state.model), changes=changes)
+
+
+def _frozen_then(project: Project, rule: Rollout, model: str) -> Callable[[datetime], str]:
+    """What held rollouts back at each moment of the past: incidents as they were then, and the freezes of a rule."""
+    (reducer,) = (each for each in project.journal.reducers if each.name == "incident")
+    events = project.journal.events(kinds=tuple(reducer.kinds))
+
+    def frozen(at: datetime) -> str:
+        incidents: dict[str, Any] = {}
+        for event in events:
+            if event.at > at:
+                continue
+            for key in reducer.keys(event):
+                incidents[key] = reducer.apply(incidents.get(key), event, key)
+        open_then = open_incidents({k: v for k, v in incidents.items() if v is not None}, model)
+        held = next((str(each["title"]) for each in open_then if "freeze" in each["actions"]), "")
+        return held or frozen_until(rule.freezes, at)
+
+    return frozen
 
 
 def why(project: Project, request_id: str, *, model: str = "") -> dict[str, Any]:

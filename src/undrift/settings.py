@@ -131,6 +131,14 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     give_up: str = "3d"
 
 
+class UiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The control API: its address, and who may ask: ``name=reference`` of a secret, as ``ann=env:ANN_TOKEN``."""
+
+    host: str = "127.0.0.1"
+    port: int = 8090
+    tokens: tuple[str, ...] = ()
+
+
 class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the loader may open. The policy stands here, with the loader, never in the artifact."""
 
@@ -147,6 +155,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     serve: ServeSettings = ServeSettings()
     work: WorkSettings = WorkSettings()
     alerts: AlertSettings = AlertSettings()
+    ui: UiSettings = UiSettings()
     trust: TrustSettings = TrustSettings()
     root: str = "."
     origins: dict[str, str] = {}
@@ -177,11 +186,12 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "serve": ServeSettings,
     "work": WorkSettings,
     "alerts": AlertSettings,
+    "ui": UiSettings,
     "trust": TrustSettings,
 }
 
 
-_MAY_BE_ZERO: Final = ("serve.port", "serve.cache_rows", "serve.price_per_cpu_hour", "work.threads")
+_MAY_BE_ZERO: Final = ("serve.port", "ui.port", "serve.cache_rows", "serve.price_per_cpu_hour", "work.threads")
 
 
 def find(start: Path) -> Path:
@@ -296,8 +306,16 @@ def _check_values(settings: Settings) -> None:
     for name in ("serve.cache_rows", "serve.price_per_cpu_hour"):
         if not 0 <= getattr(settings.serve, name.removeprefix("serve.")) < math.inf:
             raise SettingsError(f"{settings.origins.get(name)}: {name} must be 0 or a number above it.")
-    if not 0 <= settings.serve.port <= 65535:
-        raise SettingsError(f"{settings.origins.get('serve.port')}: serve.port must be in 0..65535 (0: any free one).")
+    for name in ("predict_route", "health_route"):
+        route = getattr(settings.serve, name)
+        if route and not _ROUTE.fullmatch(route):
+            origin = settings.origins.get(f"serve.{name}")
+            raise SettingsError(f"{origin}: serve.{name} = {route!r} must be a path, as '/predict'.")
+    if settings.work.threads < 0:
+        raise SettingsError(f"{settings.origins.get('work.threads')}: work.threads must be 0 (half the cores) or more.")
+    for name, port in (("serve.port", settings.serve.port), ("ui.port", settings.ui.port)):
+        if not 0 <= port <= 65535:
+            raise SettingsError(f"{settings.origins.get(name)}: {name} must be in 0..65535 (0: any free one).")
 
 
 def load(file: Path | None, environ: Mapping[str, str] | None = None) -> Settings:

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from undrift.app import render
+from undrift.app import render, render_rollout
 from undrift.event import Draft, seal
-from undrift.finding import Finding, Interval, Measurement, Report, Rule, Verdict, judge
+from undrift.finding import Finding, Interval, Measurement, Report, Rule, Table, Verdict, judge
 
 NOW = datetime(2013, 4, 1, 12, tzinfo=UTC)
 
@@ -107,10 +107,10 @@ def test_what_was_live_names_champion_candidate_and_who_decided() -> None:
         "by": "work",
         "why": "evidence",
     }
-    shown = text(render.live({"flights": route}, NOW))
+    shown = text(render_rollout.live({"flights": route}, NOW))
     assert "version 1 (r-1)" in shown
     assert "version 2 at 5 %" in shown
-    assert "no model had a champion yet" in text(render.live({}, NOW))
+    assert "no model had a champion yet" in text(render_rollout.live({}, NOW))
 
 
 STATUS: dict[str, Any] = {
@@ -184,3 +184,55 @@ def test_each_setting_is_shown_with_its_origin() -> None:
     assert "serve.port" in shown
     assert "UNDRIFT_SERVE__PORT" in shown
     assert '""' in shown
+
+
+def test_the_figures_of_a_report_stand_under_its_findings_in_every_form() -> None:
+    figures = Table(
+        title="Answers", columns=("champion", "rows"), rows=(("<b>late</b>", 3), ("share", 0.123456), ("none", None))
+    )
+    report = Report(title="Shadow", subject="model:m", findings=(finding(0.05),), tables=(figures,))
+    for shown in (text(render.report(report)), report.to_text()):
+        assert "Answers" in shown
+        assert "<b>late</b>" in shown
+        assert "0.123" in shown
+    page = report.to_html()
+    assert "<h4>Answers</h4>" in page
+    assert "&lt;b&gt;late&lt;/b&gt;" in page
+    assert "<td>-</td>" in page
+    assert (report + report).tables == (figures, figures)
+    assert tuple(render.plain_report(report)["tables"][0]["rows"][1]) == ("share", 0.123456)
+
+
+def test_a_replay_shows_where_it_parts_and_a_plan_what_it_needs() -> None:
+    from undrift.deploy.replay import Moment, Replayed
+    from undrift.experiments import ExperimentPlan
+
+    moments = tuple(
+        Moment(at=NOW, recorded=kind, recorded_verdict="PASS", recorded_weight=5.0, recorded_why="held",
+               replayed=other, verdict="FAIL", weight=weight, why="brier too high")
+        for kind, other, weight in (
+            ("rollout.judged", "rollout.judged", 5.0), ("rollout.advanced", "rollout.rolled_back", 0.0)
+        )
+    )  # fmt: skip
+    replayed = Replayed(
+        rollout="r1", model="m", changes=("alpha=0.01",), recorded_status="succeeded", recorded_exposed=900,
+        status="rolled_back", reason="brier too high", exposed_units=50, ended_at=NOW, differs_at=NOW, moments=moments,
+    )  # fmt: skip
+    shown = text(render_rollout.replayed(replayed))
+    for part in (
+        "alpha=0.01",
+        "succeeded; 900 units",
+        "50 units",
+        "from 2013-04-01 12:00:00",
+        "advanced",
+        "rolled_back",
+    ):
+        assert part in shown
+    assert "judged" not in shown, "what moved neither is left out"
+    plan = ExperimentPlan(
+        model="m", metric="brier", effect=0.01, power=0.8, alpha=0.0125, tests=2, mean=0.2, deviation=0.1,
+        units_a_day=100.0, share=0.5, units=4000, days=None, maximum_days=30.0, smallest=0.02, warnings=("too slow",),
+    )  # fmt: skip
+    shown = text(render_rollout.plan(plan))
+    for part in ("4000 units", "more than ten years", "not found within the declared maximum", "too slow"):
+        assert part in shown

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from undrift import __version__
-from undrift.app import cli_model, cli_project, cli_rehearse, cli_run, cli_watch
+from undrift.app import cli_model, cli_project, cli_rehearse, cli_rollout, cli_run, cli_watch
 from undrift.app.terminal import EXIT_CODES, exit_code, report_error, report_surprise
 from undrift.errors import ContractError, UndriftError
 
@@ -27,15 +27,16 @@ _PANELS: Final[dict[str, tuple[Callable[..., Any], ...]]] = {
     "Make a model": (cli_model.train, cli_model.gate, cli_model.score, cli_model.retrain),
     "Release it": (
         cli_model.promote,
-        cli_model.roll_out,
-        cli_model.roll_back,
-        cli_model.approve,
-        cli_model.pause,
-        cli_model.resume,
-        cli_model.skip,
-        cli_model.abort,
+        cli_rollout.roll_out,
+        cli_rollout.roll_back,
+        cli_rollout.approve,
+        cli_rollout.pause,
+        cli_rollout.resume,
+        cli_rollout.skip,
+        cli_rollout.abort,
     ),
-    "Run it": (cli_run.dev, cli_run.serve, cli_run.work),
+    "Experiment": (cli_rollout.plan_experiment, cli_rollout.shadow_report, cli_rollout.replay, cli_rollout.events),
+    "Run it": (cli_run.dev, cli_run.serve, cli_run.work, cli_run.ui),
     "Answer alerts": (
         cli_watch.incidents,
         cli_watch.acknowledge,

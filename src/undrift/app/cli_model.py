@@ -1,13 +1,12 @@
-"""Commands on models: train, gate, score, retrain, and everything that moves a release.
+"""Commands on models: train, gate, score, retrain, promote; what moves a rollout stands in cli_rollout.py.
 
 Each opens the project, calls one verb of lifecycle.py and prints what it returned; none decides anything itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,10 +25,6 @@ from undrift.app.terminal import (
     stop_with,
 )
 from undrift.finding import Verdict
-
-if TYPE_CHECKING:
-    from undrift.deploy.rollout import RolloutState
-    from undrift.project import Project
 
 
 def train(
@@ -169,132 +164,3 @@ def promote(
     with open_project(project) as opened:
         event = releases.promote(opened, model, version, actor=actor(who), why=why, force=force)
     show(event, lambda: render.crowned(event), json=json)
-
-
-def roll_out(
-    model: ModelArgument = "",
-    version: VersionOption = None,
-    project: ProjectOption = Path(),
-    who: AsOption = "",
-    why: WhyOption = "",
-    json: JsonOption = False,
-) -> None:
-    """Start the declared rollout of a version.
-
-    The worker moves it on, or takes it back, by the evidence.
-
-    \b
-        undrift roll-out --version 2
-        undrift status
-    """  # noqa: D301
-    from undrift import releases
-
-    _on_rollout(project, json, lambda opened: releases.roll_out(opened, model, version, actor=actor(who), why=why))
-
-
-def roll_back(
-    model: ModelArgument = "",
-    to: Annotated[
-        str, typer.Option("--to", metavar="VERSION", help="Make this version, or revision (r-...), champion again.")
-    ] = "",
-    project: ProjectOption = Path(),
-    who: AsOption = "",
-    why: WhyOption = "",
-    json: JsonOption = False,
-) -> None:
-    """Take a release back.
-
-    Ends the rollout under way; without one, the former champion is champion again. Works in a freeze, too. What was
-    taken back gets traffic again only when somebody says why.
-
-    \b
-        undrift roll-back --why "support calls about refunds"
-    """  # noqa: D301
-    from undrift import releases
-    from undrift.app import render
-    from undrift.project import open_project
-
-    with open_project(project) as opened:
-        event = releases.roll_back(opened, model, to=to or None, actor=actor(who), why=why)
-    show(event, lambda: render.crowned(event), json=json)
-
-
-def _saying(word: str, told: str) -> Callable[..., None]:
-    """The command that says one word of `releases.SAYINGS` to the rollout under way."""
-
-    def command(
-        model: ModelArgument = "",
-        project: ProjectOption = Path(),
-        who: AsOption = "",
-        why: WhyOption = "",
-        json: JsonOption = False,
-    ) -> None:
-        from undrift import releases
-
-        _on_rollout(project, json, lambda opened: releases.say(opened, word, model, actor=actor(who), why=why))
-
-    command.__name__ = word
-    command.__doc__ = told
-    return command
-
-
-approve = _saying(
-    "approve",
-    """Approve the rollout that waits for it.
-
-    It may expose units then. Where its declaration asks for a second person, not by whoever started it.
-
-    \b
-        undrift approve --why "release meeting, 3 May"
-    """,
-)
-pause = _saying(
-    "pause",
-    """Hold the rollout where it is.
-
-    Evidence that it is bad still takes it back.
-
-    \b
-        undrift pause --why "holiday traffic"
-    """,
-)
-resume = _saying(
-    "resume",
-    """Let a paused rollout go on.
-
-    The hold of its step begins again.
-
-    \b
-        undrift resume
-    """,
-)
-skip = _saying(
-    "skip",
-    """Go to the next step of the rollout now.
-
-    Without the time, the units and the verdict that this step asks for; needs --why. Never the last step, and not while
-    something is frozen.
-
-    \b
-        undrift skip --why "a month of shadow at the sister site"
-    """,
-)
-abort = _saying(
-    "abort",
-    """End the rollout under way.
-
-    All units go back to the champion.
-
-    \b
-        undrift abort --why "wrong training data"
-    """,
-)
-
-
-def _on_rollout(folder: Path, json: bool, verb: Callable[[Project], RolloutState]) -> None:
-    from undrift.app import render
-    from undrift.project import open_project
-
-    with open_project(folder) as opened:
-        state: Any = verb(opened)
-    show(state, lambda: render.rollout(state), json=json)

@@ -137,6 +137,30 @@ def work(
             work_on(opened.settings, stop, log=say)
 
 
+def ui(
+    project: ProjectOption = Path(),
+    host: HostOption = "",
+    port: PortOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Answer the control API over HTTP.
+
+    Rollouts, approvals, history, replay: what the command line does, for programs. Who may ask stands in ui.tokens.
+    `/api/v1/openapi.json` describes it.
+
+    \b
+        undrift ui --port 8090
+    """  # noqa: D301
+    from undrift import settings as settings_module
+    from undrift.app.api import run
+
+    file = project if project.is_file() else settings_module.find(project)
+    settings = settings_module.load(file)
+    given = {name: value for name, value in (("host", host), ("port", port)) if value not in ("", None)}
+    chosen = msgspec.structs.replace(settings.ui, **given)
+    stop_with(run(msgspec.structs.replace(settings, ui=chosen)))
+
+
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set, so that what is being done is done to its end; again: at once."""
@@ -188,20 +212,21 @@ def history(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="The last so many.")] = 50,
     everything: Annotated[bool, typer.Option("--all", help="The judgements that changed nothing, too.")] = False,
+    unit: Annotated[str, typer.Option("--unit", metavar="UNIT", help="With --at: what served this unit then.")] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Check that the log was never changed.")] = False,
     project: ProjectOption = Path(),
     json: JsonOption = False,
 ) -> None:
     """Show who did what, when and why.
 
-    With --at: what answered at a past moment.
+    With --at: what answered at a past moment, with --unit whom. `undrift why` tells which revision answered a request.
 
     \b
         undrift history --kind rollout.rolled_back
         undrift history --at 2h
     """  # noqa: D301
     from undrift import inquiry
-    from undrift.app import render
+    from undrift.app import render, render_rollout
     from undrift.event import KINDS
     from undrift.project import open_project
 
@@ -214,10 +239,13 @@ def history(
             show({"events": count, "intact": True}, lambda: f"{count} events, an unbroken chain", json=json)
         elif at:
             when = moment(at, now=opened.now().now())
-            live = inquiry.live_at(opened, when)
+            live = inquiry.served(opened, when, unit) if unit else inquiry.live_at(opened, when)
             name = subject.removeprefix("model:")
             live = {model: route for model, route in live.items() if name in ("", model)}
-            show({"at": when, "models": live}, lambda: render.live(live, when), json=json)
+            told = render_rollout.served(live, unit, when) if unit else render_rollout.live(live, when)
+            show({"at": when, "models": live}, lambda: told, json=json)
+        elif unit:
+            raise SettingsError("--unit asks about a moment.", hint="Add --at TIME.")
         else:
             kinds = tuple(kind or ()) or tuple(k for k in KINDS if everything or k not in ROUTINE)
             events = inquiry.history(opened, subject=subject, kinds=kinds, limit=limit)

@@ -17,28 +17,30 @@ from rich.text import Text
 
 from undrift.event import Event
 from undrift.finding import Report, Verdict
+from undrift.finding import Table as Figures
 
 if TYPE_CHECKING:
     from undrift.app.init import Scaffolded
-    from undrift.deploy.rollout import RolloutState
     from undrift.lifecycle import Trained
 
 __all__ = [
     "adopted",
     "applied",
+    "columns",
     "config",
     "crowned",
     "gate",
     "history",
     "inspection",
-    "live",
+    "minute",
+    "pairs",
     "plain_report",
     "plain_trained",
     "plan",
     "report",
-    "rollout",
     "scaffolded",
     "status",
+    "title",
     "trained",
     "why",
 ]
@@ -51,14 +53,16 @@ COLOURS: Final = {
 }
 
 
-def _table(*headings: str) -> Table:
+def columns(*headings: str) -> Table:
+    """An empty table without lines."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for heading in headings:
         table.add_column(heading, overflow="fold", no_wrap=heading in ("at", "", "verdict"))
     return table
 
 
-def _pairs(rows: Iterable[tuple[str, Any]], indent: int = 2) -> Table:
+def pairs(rows: Iterable[tuple[str, Any]], indent: int = 2) -> Table:
+    """Names and values beneath each other."""
     table = Table(box=None, show_header=False, pad_edge=True, show_edge=False, padding=(0, 2, 0, indent))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -79,14 +83,16 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def _minute(at: datetime | str | None) -> str:
+def minute(at: datetime | str | None) -> str:
+    """A moment to the second, without its zone (UTC); a dash for none."""
     if at is None:
         return "-"
     moment = datetime.fromisoformat(at) if isinstance(at, str) else at
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _title(*parts: str) -> Text:
+def title(*parts: str) -> Text:
+    """A heading: the first part bold, the others beside it."""
     return Text.assemble(*((p, "bold") if i == 0 else (f"  {p}", "dim") for i, p in enumerate(parts) if p))
 
 
@@ -106,11 +112,19 @@ def plain_report(found: Report) -> dict[str, Any]:
 
 def report(found: Report) -> RenderableType:
     """The title with the verdict, then the findings, the worst first."""
-    rows = _table("verdict", "segment", "why")
+    rows = columns("verdict", "segment", "why")
     for finding in sorted(found.findings, key=lambda f: -f.verdict):
         where = "" if finding.measurement.where == "all" else finding.measurement.where
         rows.add_row(Text(finding.verdict.name, COLOURS[finding.verdict]), Text(where), Text(finding.why))
-    return Group(_head(found), rows) if found.findings else _head(found)
+    tables = [part for table in found.tables for part in (Text(), Text(table.title, "bold"), _figures(table))]
+    return Group(_head(found), *([rows] if found.findings else []), *tables)
+
+
+def _figures(table: Figures) -> RenderableType:
+    rows = columns(*table.columns)
+    for row in table.rows:
+        rows.add_row(*(Text(_words(value)) for value in row))
+    return rows
 
 
 def gate(found: Report) -> RenderableType:
@@ -191,8 +205,8 @@ def trained(made: Trained, *, champion: bool) -> RenderableType:
     ]
     facts = [(name, value) for name, value in facts if value]
     parts: list[RenderableType] = [
-        _title(made.model, f"version {made.version}" if made.version is not None else "not registered"),
-        _pairs(facts),
+        title(made.model, f"version {made.version}" if made.version is not None else "not registered"),
+        pairs(facts),
     ]
     if made.inspection.verdict is not Verdict.PASS:
         open_findings = made.inspection.worse_than(Verdict.PASS)
@@ -232,8 +246,8 @@ def adopted(made: Scaffolded | None, got: Trained, *, champion: bool) -> Rendera
 def scaffolded(made: Scaffolded) -> RenderableType:
     """What was written, what was inferred and by which rule, and what to do now."""
     return Group(
-        _title(f"project {made.name}", str(made.folder)),
-        _pairs([("task", f"{made.task}: {made.reason}"), ("data", made.data_note), *made.roles]),
+        title(f"project {made.name}", str(made.folder)),
+        pairs([("task", f"{made.task}: {made.reason}"), ("data", made.data_note), *made.roles]),
         Text("  wrote " + ", ".join(made.files)),
         *(Text(f"  note: {note}", "yellow") for note in made.notes),
         Text(f"Next: {made.next_step}"),
@@ -248,7 +262,7 @@ def plan(changes: Mapping[str, Sequence[str]]) -> RenderableType:
     colours = {"+": "green", "-": "red", "~": "yellow"}
     parts: list[RenderableType] = []
     for model, lines in changes.items():
-        parts.append(_title(model, f"{len(lines)} change(s)" if lines else "nothing to change"))
+        parts.append(title(model, f"{len(lines)} change(s)" if lines else "nothing to change"))
         parts += [Text(f"  {line}", colours.get(line[:1], "")) for line in lines]
     return Group(*parts)
 
@@ -267,45 +281,15 @@ def crowned(event: Event) -> RenderableType:
     return Text(f"{event.subject.partition(':')[2]}: {what} ({event.why}), event {event.seq} by {event.actor}")
 
 
-def rollout(state: RolloutState) -> RenderableType:
-    """Where a rollout stands."""
-    step = "shadow" if state.step < 0 else f"{state.weight:g} % of units"
-    return Group(
-        _title(state.model, f"rollout {state.id}"),
-        _pairs(
-            [
-                ("candidate", f"version {state.candidate_version} against champion {state.champion_version}"),
-                ("status", state.status + (f": {state.reason}" if state.reason else "")),
-                ("step", step),
-                ("since", _minute(state.step_started_at)),
-            ]
-        ),
-    )
-
-
 def history(events: Sequence[Event]) -> RenderableType:
     """One line per event: number, event time (UTC), kind, subject, who, why."""
     if not events:
         return Text("no events")
-    rows = _table("seq", "at", "what", "about", "who", "why")
+    rows = columns("seq", "at", "what", "about", "who", "why")
     for event in events:
-        cells = (str(event.seq), _minute(event.at), event.kind, event.subject, event.actor, event.why)
+        cells = (str(event.seq), minute(event.at), event.kind, event.subject, event.actor, event.why)
         rows.add_row(*(Text(cell) for cell in cells))
     return rows
-
-
-def live(routes: Mapping[str, Mapping[str, Any]], at: datetime) -> RenderableType:
-    """What answered at a moment, and who had decided so."""
-    head = Text(f"live at {at:%Y-%m-%d %H:%M:%S} UTC", "bold")
-    if not routes:
-        return Group(head, Text("  no model had a champion yet"))
-    rows = _table("model", "champion", "candidate", "since", "who", "why")
-    for model, route in sorted(routes.items()):
-        candidate = f"version {route['candidate_version']} at {route['weight']:g} %" if route.get("candidate") else "-"
-        champion = f"version {route['champion_version']} ({route['champion']})" if route.get("champion") else "-"
-        cells = (model, champion, candidate, _minute(route["since"]), route["by"], route["why"])
-        rows.add_row(*(Text(str(cell)) for cell in cells))
-    return Group(head, rows)
 
 
 # -- what is so -------------------------------------------------------------------------------------------------------
@@ -313,19 +297,19 @@ def live(routes: Mapping[str, Mapping[str, Any]], at: datetime) -> RenderableTyp
 
 def status(found: Mapping[str, Any]) -> RenderableType:
     """Where everything stands, a block per model, then the processes."""
-    parts: list[RenderableType] = [_title(f"project {found['project']}", f"{_minute(found['now'])} UTC")]
+    parts: list[RenderableType] = [title(f"project {found['project']}", f"{minute(found['now'])} UTC")]
     for name, model in found["models"].items():
-        parts += [Text(), _title(name, model["task"]), _pairs(_model_lines(model))]
+        parts += [Text(), title(name, model["task"]), pairs(_model_lines(model))]
     serving = [f"pid {s['pid']} (epoch {s.get('epoch', '?')})" for s in found["serving"]]
     work = found["work"]
     jobs = ", ".join(f"{count} {state}" for state, count in work["jobs"].items() if count)
     parts += [
         Text(),
-        _pairs(
+        pairs(
             [
                 ("serve", serving or "not running (undrift serve)"),
-                *([("taken in until", _minute(work["watermark"]))] if work["watermark"] else []),
-                ("judged until", _minute(work["ticked"])),
+                *([("taken in until", minute(work["watermark"]))] if work["watermark"] else []),
+                ("judged until", minute(work["ticked"])),
                 ("jobs", jobs or "none yet"),
             ]
         ),
@@ -365,21 +349,21 @@ def why(found: Mapping[str, Any]) -> RenderableType:
     threshold = "" if found["threshold"] is None else f" (positive from {found['threshold']:g})"
     answer = found["prediction"] if found["prediction"] is not None else found["score"]
     head = [
-        ("answered", f"{_minute(found['at'])} UTC, in {(found['latency_us'] or 0) / 1000:.2f} ms"),
+        ("answered", f"{minute(found['at'])} UTC, in {(found['latency_us'] or 0) / 1000:.2f} ms"),
         ("by", f"version {found['version']} ({found['revision']}), {found['variant']}"),
-        ("registered", f"{_minute(registered['at'])} by {registered['by']} ({registered['source']})"),
+        ("registered", f"{minute(registered['at'])} by {registered['by']} ({registered['source']})"),
         ("unit", f"{_words(found['unit'])}, with probability {_words(found['propensity'])} on this variant"),
         ("prediction", Text(_words(answer), "bold")),
         ("score", _words(found["score"]) + threshold),
         ("contract", Text(_words(found["violations"]), "yellow") if found["violations"] else "kept"),
-        ("outcome", f"{_words(outcome['label'])}, at {_minute(outcome['at'])} UTC" if outcome else "not known yet"),
+        ("outcome", f"{_words(outcome['label'])}, at {minute(outcome['at'])} UTC" if outcome else "not known yet"),
     ]
     if found["error"]:
         head.append(("error", Text(str(found["error"]), "red")))
-    parts: list[RenderableType] = [_title(found["id"], found["model"]), _pairs(head), Text("inputs", "bold")]
-    parts.append(_pairs((found["inputs"] or {}).items()))
+    parts: list[RenderableType] = [title(found["id"], found["model"]), pairs(head), Text("inputs", "bold")]
+    parts.append(pairs((found["inputs"] or {}).items()))
     if found["features"]:
-        rows = _table("feature", "value", "from", "age")
+        rows = columns("feature", "value", "from", "age")
         for name, feature in found["features"].items():
             cells = (name, _words(feature["value"]), feature["view"], feature["age"] or "-")
             rows.add_row(*(Text(cell) for cell in cells))
@@ -389,7 +373,7 @@ def why(found: Mapping[str, Any]) -> RenderableType:
 
 def config(settings: Iterable[tuple[str, Any, str]]) -> RenderableType:
     """Every setting with its value and its origin."""
-    rows = _table("setting", "value", "from")
+    rows = columns("setting", "value", "from")
     for name, value, origin in settings:
         rows.add_row(Text(name), Text(_words(value) if value != "" else '""'), Text(origin, "dim"))
     return rows

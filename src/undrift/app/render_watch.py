@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from undrift.app.render import _minute, _pairs, _table, _title, _words, report
+from undrift.app.render import _words, columns, minute, pairs, report, title
 from undrift.event import Event
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def incidents(found: Sequence[Mapping[str, Any]]) -> RenderableType:
         until = row.get("snoozed_until")
         state = [row["status"]]
         state += [f"acknowledged by {row['acknowledged_by']}"] if row["acknowledged_by"] else []
-        state += [f"snoozed until {_minute(until)}"] if until else []
+        state += [f"snoozed until {minute(until)}"] if until else []
         state += (
-            [f"resolved {_minute(row['resolved_at'])} by {row.get('resolved_by') or 'work'}"]
+            [f"resolved {minute(row['resolved_at'])} by {row.get('resolved_by') or 'work'}"]
             if row["resolved_at"]
             else []
         )
@@ -40,14 +40,14 @@ def incidents(found: Sequence[Mapping[str, Any]]) -> RenderableType:
             ("what", Text(_words(row["title"]), SEVERITIES.get(row["severity"], ""))),
             ("state", ", ".join(state)),
             ("severity", row["severity"]),
-            ("since", f"{_minute(row['onset'])} (told {_minute(row['opened_at'])})"),
+            ("since", f"{minute(row['onset'])} (told {minute(row['opened_at'])})"),
             ("evidence", "\n".join(evidence[:6])),
             ("damage", row["damage"]),
             ("owner", row.get("owner", "")),
             ("runbook", row["runbook"]),
             ("sets off", ", ".join(row["actions"])),
         ]
-        parts += [_title(row["fingerprint"], row["kind"]), _pairs([(n, v) for n, v in lines if v]), Text()]
+        parts += [title(row["fingerprint"], row["kind"]), pairs([(n, v) for n, v in lines if v]), Text()]
     return Group(*parts[:-1])
 
 
@@ -74,7 +74,7 @@ def paging(permissions: Mapping[str, Mapping[str, Mapping[str, Any]]], *, outsid
             for name, found in monitors.items()
         ]
         if lines:
-            parts += [_title("monitors", model), _pairs(lines)]
+            parts += [title("monitors", model), pairs(lines)]
     return parts
 
 
@@ -92,16 +92,16 @@ def alerting(found: Mapping[str, Any]) -> RenderableType:
         parts += [f"{sink['given_up']} given up"] if sink["given_up"] else []
         bad = bool(sink["error"] or sink["given_up"])
         rows.append((f"{sink['name']} ({sink['kind']})", Text(", ".join(parts), "red" if bad else "")))
-    head: list[RenderableType] = [_title("alerts go to"), _pairs(rows)] if rows else []
+    head: list[RenderableType] = [title("alerts go to"), pairs(rows)] if rows else []
     permissions = {name: model["paging"] for name, model in found["models"].items()}
     return Group(*head, *paging(permissions, outside=any(sink["pages"] for sink in sinks)))
 
 
 def backtest(found: Backtest) -> RenderableType:
     """The verdict on each monitor's budget, then the alarms that would have fired."""
-    rows = _table("at", "monitor", "what", "counts as")
+    rows = columns("at", "monitor", "what", "counts as")
     for alarm in found.alarms:
-        cells = (_minute(alarm.at), alarm.monitor, alarm.title, alarm.confirmed or "false alarm")
+        cells = (minute(alarm.at), alarm.monitor, alarm.title, alarm.confirmed or "false alarm")
         rows.add_row(*(Text(cell) for cell in cells))
     told = f"{found.ticks} ticks, {found.unserved} of them without a champion; "
     told += "recorded" if found.recorded else "not recorded (--dry)"
@@ -111,7 +111,7 @@ def backtest(found: Backtest) -> RenderableType:
 
 def scenarios(known: Sequence[Mapping[str, Any]]) -> RenderableType:
     """What can be rehearsed."""
-    rows = _table("story", "name", "what happens", "the truth")
+    rows = columns("story", "name", "what happens", "the truth")
     for scenario in known:
         cells = (str(scenario["story"] or "-"), scenario["name"], scenario["title"], scenario["truth"])
         rows.add_row(*(Text(cell) for cell in cells))
@@ -120,7 +120,7 @@ def scenarios(known: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def rehearsal(found: Rehearsal) -> RenderableType:
     """The scoreboard: a line per scenario and strength, then the controls."""
-    rows = _table("story", "scenario", "strength", "seen", "after", "exposed", "by", "what undrift did by itself")
+    rows = columns("story", "scenario", "strength", "seen", "after", "exposed", "by", "what undrift did by itself")
     for outcome in found.outcomes:
         seen = (
             Text("not played", "yellow")
@@ -144,10 +144,10 @@ def rehearsal(found: Rehearsal) -> RenderableType:
     alarms = [("", alarm) for control in found.controls for alarm in control.false_alarms]
     played = [outcome for outcome in found.outcomes if not outcome.missing]
     return Group(
-        _title(f"rehearsal of {found.model}", found.origin),
+        title(f"rehearsal of {found.model}", found.origin),
         rows,
         Text(),
-        _pairs([*controls, *alarms]),
+        pairs([*controls, *alarms]),
         Text(
             f"{sum(o.detected for o in played)} of {len(played)} seen, {len(found.outcomes) - len(played)} not played, "
             f"{found.false_alarms} false alarms; {found.per_day} rows a day, {found.quiet_days} quiet days, at most "

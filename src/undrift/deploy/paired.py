@@ -23,7 +23,7 @@ from undrift.stats.summary import Moments
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["judge_shadow"]
+__all__ = ["as_answered_by", "judge_shadow"]
 
 NOT_REPLAYED: Final = frozenset({"latency", "violations"})
 """A replay says nothing of the latency under load, and both models get the same requests."""
@@ -56,7 +56,7 @@ def judge_shadow(
         return report, Exposure(step_units=0, total_units=0)
     names = [g.metric for g in declared.guardrails if g.metric not in NOT_REPLAYED]
     old = values_of(rows, interface, names)
-    new = values_of(_as_candidate(rows, replayed, interface), interface, names)
+    new = values_of(as_answered_by(rows, replayed), interface, names)
     segments = segment_columns(rows, interface)
     known = sum(len(values) for _, values in segments.values())
     guards = [g for g in declared.guardrails if g.metric in names]
@@ -84,8 +84,8 @@ def judge_shadow(
     return report, Exposure(step_units=labelled, total_units=0)
 
 
-def _as_candidate(rows: pa.Table, replayed: Replay, interface: Interface) -> pa.Table:
-    """The rows as if the candidate had answered them."""
+def as_answered_by(rows: pa.Table, replayed: Replay) -> pa.Table:
+    """The rows as if what was replayed had answered them."""
     import pyarrow as pa
 
     broken = [None if score is not None else "failed" for score in replayed.score]

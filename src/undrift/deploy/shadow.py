@@ -26,6 +26,8 @@ from undrift.settings import TrustSettings
 __all__ = ["Replay", "replay"]
 
 BATCH: Final = 256
+TIMED: Final = 300
+"""Rows that are asked one by one, where that is wanted."""
 POLL_SECONDS: Final = 0.02
 
 Status = Literal["done", "refused", "crashed", "timeout", "memory"]
@@ -43,13 +45,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     out: str
     trust: TrustSettings
+    timed: bool = False
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate's answers to captured requests, row by row (None where it failed), and how the process fared.
 
-    ``status``: ``refused`` for a bundle that cannot be loaded. ``errors`` counts each message. ``seconds`` and
-    ``peak_mb`` are of this machine and differ between runs: keep them out of texts.
+    ``status``: ``refused`` for a bundle that cannot be loaded. ``errors`` counts each message. ``row_ms``: median and
+    99th percentile of rows asked one by one, if that was wanted. It, ``seconds`` and ``peak_mb`` are of this machine
+    and differ between runs: keep them out of texts.
     """
 
     status: Status
@@ -58,6 +62,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     scores: list[list[float] | None] | None = None
     label: list[str | None] | None = None
     errors: dict[str, int] = {}
+    row_ms: tuple[float, float] | None = None
     seconds: float = 0.0
     peak_mb: float = 0.0
 
@@ -70,6 +75,7 @@ def replay(
     *,
     timeout: float = 300.0,
     memory_mb: int = 4096,
+    timed: bool = False,
 ) -> Replay:
     """Score rows with a candidate in a child process.
 
@@ -80,6 +86,7 @@ def replay(
         `develop.rows.table_columns` gives them.
     timeout : seconds after which the process is killed.
     memory_mb : resident megabytes beyond which it is killed.
+    timed : also ask some rows one by one, for how long that takes.
 
     Returns
     -------
@@ -98,6 +105,7 @@ def replay(
             rows=rows,
             out=str(out),
             trust=trust,
+            timed=timed,
         )
         file.write_bytes(msgspec.json.encode(job))
         began = time.monotonic()
@@ -211,6 +219,23 @@ def _answer(predictor: Predictor, columns: Mapping[str, Any], rows: int) -> Repl
     return Replay(status="done", score=score, scores=scores, label=label, errors=errors)
 
 
+def _row_ms(predictor: Predictor, columns: Mapping[str, Any], rows: int) -> tuple[float, float] | None:
+    """Median and 99th percentile of the milliseconds that a row alone takes, over rows that can be answered."""
+    took = []
+    for row in range(0, rows, max(1, rows // TIMED)):
+        one = {name: values[row : row + 1] for name, values in columns.items()}
+        began = time.perf_counter()
+        try:
+            predictor.predict(one)
+        except Exception:  # noqa: BLE001  counted as a failure when all rows were answered
+            continue
+        took.append((time.perf_counter() - began) * 1000)
+    if not took:
+        return None
+    took.sort()
+    return took[len(took) // 2], took[min(len(took) - 1, int(0.99 * len(took)))]
+
+
 def main(file: str) -> int:
     """Do the job of a file; the exit code is 0 also for a bundle that cannot be loaded, which the answers say."""
     job = msgspec.json.decode(Path(file).read_bytes(), type=Job)
@@ -221,6 +246,8 @@ def main(file: str) -> int:
     else:
         columns = {n: _array(values) if n in job.encoded else values for n, values in job.columns.items()}
         answers = _answer(predictor, columns, job.rows)
+        if job.timed:
+            answers = msgspec.structs.replace(answers, row_ms=_row_ms(predictor, columns, job.rows))
     Path(job.out).write_bytes(msgspec.json.encode(answers))
     return 0
 

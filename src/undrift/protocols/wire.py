@@ -15,11 +15,16 @@ import msgspec
 from undrift.data.decoder import Decoder
 from undrift.errors import (
     CaptureError,
+    ConflictError,
+    DataError,
     DeadlineError,
+    DeclarationError,
+    MissingExtraError,
     ModelError,
     NotFoundError,
     OverloadError,
     RequestError,
+    SettingsError,
     StateError,
     UndriftError,
 )
@@ -30,6 +35,11 @@ __all__ = ["GRPC", "decode", "encode", "error_body", "grpc_status_of", "position
 _STATUS: Final[tuple[tuple[type[UndriftError], int, str], ...]] = (
     (RequestError, 400, "INVALID_ARGUMENT"),
     (NotFoundError, 404, "NOT_FOUND"),
+    (ConflictError, 409, "FAILED_PRECONDITION"),
+    (DeclarationError, 422, "FAILED_PRECONDITION"),
+    (SettingsError, 422, "FAILED_PRECONDITION"),
+    (DataError, 422, "FAILED_PRECONDITION"),
+    (MissingExtraError, 501, "UNIMPLEMENTED"),
     (OverloadError, 503, "UNAVAILABLE"),
     (CaptureError, 503, "UNAVAILABLE"),
     (StateError, 503, "UNAVAILABLE"),
