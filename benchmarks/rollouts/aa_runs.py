@@ -88,7 +88,7 @@ def live(seed: int, units: int, days: int) -> RolloutState:
         rows.append(day(rng, number, units, state))
         now = START + (number + 1) * DAY
         evidence = summarise(pa.concat_tables(rows), INTERFACE, state, START, now)
-        report = judge_rollout(DECLARED, state, evidence, now)
+        report = judge_rollout(state, evidence, now)
         state = reconcile(DECLARED, state, report, evidence.exposure, now).state
         if state.over:
             break

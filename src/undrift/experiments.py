@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from undrift.capture.capture import EventRecord, SpoolWriter
 from undrift.data.outcomes import outcomes
-from undrift.deploy.evidence import segment_columns, values_of
+from undrift.deploy.metrics import Metric, resolve
+from undrift.deploy.plan import Plan, alpha_of_group
 from undrift.deploy.rollout import RolloutState
 from undrift.deploy.routes import running
 from undrift.deploy.strategy import Rollout
+from undrift.deploy.traffic import segment_columns, values_of
+from undrift.develop.bundle import Interface
 from undrift.errors import DataError, NotFoundError
 from undrift.ids import duration, to_micros
 from undrift.project import Project
@@ -44,7 +48,7 @@ class ExperimentPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``effect`` and ``smallest`` are in the metric's unit; ``units`` counts both arms, ``days`` is None when ten years
     are not enough. ``smallest`` is what is found with ``power`` by the declared maximum; ``smallest_now`` by what a
-    rollout under way has seen, None where none is. ``alpha`` is the share of one test of ``tests``.
+    rollout under way has seen, None where none is. ``alpha`` is the share of it that a test over all has.
     """
 
     model: str
@@ -52,7 +56,6 @@ class ExperimentPlan(msgspec.Struct, frozen=True, kw_only=True):
     effect: float
     power: float
     alpha: float
-    tests: int
     mean: float
     deviation: float
     units_a_day: float
@@ -78,7 +81,8 @@ def plan_experiment(
 
     Parameters
     ----------
-    metric : one that guardrails know, or ``event:NAME`` for the sum of a unit's business events of that name.
+    metric : one that the rollout declares or that is built in, or ``event:NAME`` for the sum of a unit's business
+        events of that name. Quantiles, ratios and areas under a curve have no plan.
     effect : the difference to be found, > 0, in the metric's unit; for a guardrail its distance from the margin.
     power : wanted chance to find it, in (0, 1).
 
@@ -92,7 +96,8 @@ def plan_experiment(
     if not effect > 0 or not math.isfinite(effect) or not 0 < power < 1:
         raise DataError(f"the effect must be above 0 and the power in (0, 1), not {effect:g} and {power:g}.")
     rows, interface = _traffic(project, name, now)
-    per_unit = _per_unit(project, name, rows, interface, metric, now)
+    meant = _metric(metric, rollout, interface)
+    per_unit = _per_unit(project, name, rows, interface, meant, now)
     if len(per_unit) < FEWEST:
         raise DataError(
             f"{metric!r} has a value for {len(per_unit)} units of {name} in the last {LOOK_BACK.days} days; "
@@ -101,9 +106,8 @@ def plan_experiment(
     deviation = float(per_unit.std(ddof=1))
     if not deviation > 0:
         raise DataError(f"{metric!r} was {float(per_unit[0]):g} for every unit of {name}: its spread is not known.")
-    tests = _tests(rollout, interface, rows)
-    alpha = rollout.alpha / tests / 2  # the judge keeps the other half for exact bets
-    design = Design(deviation=deviation, alpha=alpha, power=power, one_sided=metric != "shift")
+    alpha = _alpha(meant, rollout, interface, rows)
+    design = Design(deviation=deviation, alpha=alpha, power=power, one_sided=True)
     new_units = _new_units(rows, now)
     steps = _steps(rollout)
     share = steps[-1][0]
@@ -114,7 +118,6 @@ def plan_experiment(
         effect=effect,
         power=power,
         alpha=alpha,
-        tests=tests,
         mean=float(per_unit.mean()),
         deviation=deviation,
         units_a_day=float(np.mean(new_units)),
@@ -159,7 +162,7 @@ def outlook(project: Project, model: str = "") -> tuple[str, ...]:
     return tuple(slow)
 
 
-def _traffic(project: Project, model: str, now: datetime) -> tuple[pa.Table, Any]:
+def _traffic(project: Project, model: str, now: datetime) -> tuple[pa.Table, Interface]:
     route = project.route(model)
     if route is None or not route["champion"]:
         raise NotFoundError(f"{model} has no champion, so there is no traffic to plan from.")
@@ -171,29 +174,68 @@ def _traffic(project: Project, model: str, now: datetime) -> tuple[pa.Table, Any
     return rows, project.manifest(route["champion"]).interface
 
 
-def _per_unit(project: Project, model: str, rows: pa.Table, interface: Any, metric: str, now: datetime) -> Any:
+def _metric(name: str, rollout: Rollout, interface: Interface) -> Metric:
+    """What is meant by a name; an event that no metric declares is summed up from first exposure on."""
+    if name.startswith(EVENT) and name not in {metric.name for metric in rollout.metrics}:
+        return Metric(name=name, of=name, kind="mean", better="higher", window=f"{LOOK_BACK.days}d")
+    meant = resolve(name, rollout.metrics, interface.task)
+    if meant.kind not in ("mean", "proportion", "count"):
+        raise DataError(f"{name!r} is a {meant.kind}: a plan needs a mean, a proportion or a count over units.")
+    return meant
+
+
+def _alpha(metric: Metric, rollout: Rollout, interface: Interface, rows: pa.Table) -> float:
+    """What the judge gives a test of this metric over all: its share of alpha, half of it where bets have the rest."""
+    known = 1 + sum(len(names) for _, names in segment_columns(rows, interface).values())
+    objective = rollout.objective
+    if objective is not None and objective.metric == metric.name:
+        share = objective.alpha
+    else:
+        share = alpha_of_group(0, known, rollout.alpha, [guard.by_segment for guard in rollout.guardrails])
+    plan = Plan.of(rollout, interface.task)
+    exact = any(plan.metrics[t.metric].name == metric.name and plan.exact(i) for i, t in enumerate(plan.tests))
+    return share / (2 if exact else 1) / (2 if metric.better == "same" else 1)
+
+
+def _per_unit(
+    project: Project, model: str, rows: pa.Table, interface: Interface, metric: Metric, now: datetime
+) -> NDArray[np.float64]:
     """The metric's value of each unit that has one."""
     units = rows["unit"].to_pylist()
-    if metric.startswith(EVENT):
-        sums = dict.fromkeys(units, 0.0)
-        found = project.lake.scan(f"events_{model}", where=[("event_time", ">=", now - LOOK_BACK)])
-        known = [] if found is None else found.select(["unit", "name", "value"]).to_pylist()
-        named = [row for row in known if row["name"] == metric.removeprefix(EVENT)]
-        if not named:
-            raise DataError(f"no event of the name {metric.removeprefix(EVENT)!r} was seen for {model}.")
-        for row in named:
-            if row["unit"] in sums:
-                sums[row["unit"]] += row["value"]
-        return np.asarray(list(sums.values()))
-    values = values_of(rows, interface, [metric])[metric]
+    if metric.events:
+        return _events_per_unit(project, model, rows, metric, now)
+    values = values_of(rows, interface, [metric.of])[metric.of]
     held = np.isfinite(values)
     if not held.any():
         raise DataError(
-            f"{metric!r} has no value on the traffic of {model}.",
-            hint="Name a metric of a guardrail, or event:NAME; a labelled loss needs labels.",
+            f"{metric.name!r} has no value on the traffic of {model}.", hint="A labelled loss needs labels."
         )
     _, which = np.unique(np.asarray(units, dtype=object)[held].astype(str), return_inverse=True)
-    return np.bincount(which, weights=values[held]) / np.bincount(which)
+    return np.asarray(np.bincount(which, weights=values[held]) / np.bincount(which), dtype=np.float64)
+
+
+def _events_per_unit(
+    project: Project, model: str, rows: pa.Table, metric: Metric, now: datetime
+) -> NDArray[np.float64]:
+    """Total, number or presence of each unit's events within the window after it was first seen."""
+    first: dict[str, int] = {}
+    for unit, at in zip(rows["unit"].to_pylist(), rows["event_time"].cast("int64").to_pylist(), strict=True):
+        first[unit] = min(at, first.get(unit, at))
+    (name,) = metric.events
+    window = duration(metric.window) // timedelta(microseconds=1)
+    found = project.lake.scan(f"events_{model}", where=[("event_time", ">=", now - LOOK_BACK)])
+    named = [] if found is None else [row for row in found.to_pylist() if row["name"] == name]
+    if not named:
+        raise DataError(f"no event of the name {name!r} was seen for {model} in the last {LOOK_BACK.days} days.")
+    # what is declared counts when the window is over; an event by name alone counts as it stands now
+    until = to_micros(now) - (0 if metric.name.startswith(EVENT) else window)
+    totals = {unit: 0.0 for unit, at in first.items() if at <= until}
+    for row in named:
+        unit, at = row["unit"], to_micros(row["event_time"])
+        if unit in totals and first[unit] <= at < first[unit] + window:
+            totals[unit] += 1.0 if metric.kind in ("count", "proportion") else row["value"]
+    values = np.asarray(list(totals.values()), dtype=np.float64)
+    return np.minimum(values, 1.0) if metric.kind == "proportion" else values
 
 
 def _new_units(rows: pa.Table, now: datetime) -> list[float]:
@@ -230,11 +272,6 @@ def _seen(rows: pa.Table, state: RolloutState) -> float:
     units = np.asarray(rows["unit"].to_pylist(), dtype=object)
     arms = [len(set(units[live & (revision == name)].tolist())) for name in (state.champion, state.candidate)]
     return information(*arms)
-
-
-def _tests(rollout: Rollout, interface: Any, rows: pa.Table) -> int:
-    known = sum(len(names) for _, names in segment_columns(rows, interface).values())
-    return sum(1 + (known if guard.by_segment else 0) for guard in rollout.guardrails)
 
 
 # -- business events from a table -----------------------------------------------------------------------------------

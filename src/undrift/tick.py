@@ -272,16 +272,22 @@ def _expectations(folder: str) -> tuple[dict[str, Reference], dict[str, Expected
 def _judge_rollout(
     project: Project, model: Model, state: RolloutState, incidents: dict[str, Any], now: datetime
 ) -> tuple[Draft, ...]:
-    report, exposure = rollout_evidence(project, state, now)
+    report, exposure = rollout_evidence(project, state, now, project.routing_path.parent / "tallies")
     frozen = next((str(i["title"]) for i in open_incidents(incidents, state.model) if "freeze" in i["actions"]), "")
     frozen = frozen or freeze_of(model, state.declared, now)
     return reconcile(state.declared, state, report, exposure, now, frozen=frozen).drafts
 
 
-def rollout_evidence(project: Project, state: RolloutState, now: datetime) -> tuple[Report, Exposure]:
-    """What the captured traffic says of a rollout at a moment, judged by its declaration; a replay asks the same."""
+def rollout_evidence(
+    project: Project, state: RolloutState, now: datetime, keep: Path | None = None
+) -> tuple[Report, Exposure]:
+    """What the captured traffic says of a rollout at a moment, judged by its declaration; a replay asks the same.
+
+    Parameters
+    ----------
+    keep : where the tally is kept from tick to tick; a replay keeps none, so that it changes nothing.
+    """
     if state.stage == "shadow":
         return shadow_evidence(project, state, now)
-    kept = project.routing_path.parent / "tallies"
-    evidence = collect(project.lake, project.manifest(state.candidate).interface, state, now, kept)
+    evidence = collect(project.lake, project.manifest(state.candidate).interface, state, now, keep)
     return judge_rollout(state, evidence, now), evidence.exposure

@@ -230,7 +230,7 @@ def test_a_replay_shows_where_it_parts_and_a_plan_what_it_needs() -> None:
         assert part in shown
     assert "judged" not in shown, "what moved neither is left out"
     plan = ExperimentPlan(
-        model="m", metric="brier", effect=0.01, power=0.8, alpha=0.0125, tests=2, mean=0.2, deviation=0.1,
+        model="m", metric="brier", effect=0.01, power=0.8, alpha=0.0125, mean=0.2, deviation=0.1,
         units_a_day=100.0, share=0.5, units=4000, days=None, maximum_days=30.0, smallest=0.02, warnings=("too slow",),
     )  # fmt: skip
     shown = text(render_rollout.plan(plan))

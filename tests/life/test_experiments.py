@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from undrift import experiments, releases
-from undrift.errors import DataError, NotFoundError
+from undrift.deploy.plan import alpha_of_group
+from undrift.errors import DataError, DeclarationError, NotFoundError
 from undrift.project import Project
 from undrift.stats.planning import Design, units_needed
 
@@ -24,7 +25,7 @@ def orders(n: int, at: datetime = LIVE, **columns: list[object]) -> pa.Table:
         "unit": [f"r{TRAINED_DAYS * PER_DAY + i:06d}" for i in range(n)],
         "name": ["order"] * n,
         "value": [float(i % 5) for i in range(n)],
-        "event_time": [at + timedelta(minutes=i) for i in range(n)],
+        "event_time": [at + timedelta(minutes=9 * i + 10) for i in range(n)],
     }
     return pa.table({**plain, **columns})
 
@@ -57,9 +58,10 @@ def test_a_plan_is_made_of_the_spread_the_units_and_the_steps_that_were_seen(two
     assert plan.mean == pytest.approx(np.mean(losses))
     assert plan.deviation == pytest.approx(np.std(losses, ddof=1))
     assert plan.units_a_day == PER_DAY
-    assert plan.tests == 8, "two guardrails, each over all and in three zones"
+    each = alpha_of_group(0, 4, 0.05, [True, True])
+    assert plan.alpha == each / 2, "two guardrails, over all and in three zones; bets have the other half"
     assert plan.share == 0.7, "the last declared step before all"
-    design = Design(deviation=plan.deviation, alpha=0.05 / 8 / 2, power=0.8)
+    design = Design(deviation=plan.deviation, alpha=plan.alpha, power=0.8)
     assert plan.units == units_needed(design, 0.02, 0.7)
     assert plan.days is not None
     smaller = experiments.plan_experiment(two, metric="brier", effect=0.01)
@@ -115,7 +117,7 @@ def test_events_of_a_table_count_once_and_can_be_planned_with(two: Project, aliv
     assert plan.deviation == pytest.approx(np.std(sums, ddof=1))
     with pytest.raises(DataError, match="no event of the name 'refund'"):
         experiments.plan_experiment(two, metric="event:refund", effect=0.2)
-    with pytest.raises(DataError, match="'drift_score' has no value"):
+    with pytest.raises(DeclarationError, match="no metric is named 'drift_score'"):
         experiments.plan_experiment(two, metric="drift_score", effect=0.2)
 
 

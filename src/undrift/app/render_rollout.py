@@ -108,7 +108,7 @@ def plan(found: ExperimentPlan) -> RenderableType:
     rows = [
         ("metric", f"{found.metric}: mean {found.mean:.4g}, standard deviation {found.deviation:.4g} over units"),
         ("to find", f"a difference of {found.effect:g} with power {found.power:g}"),
-        ("judged at", f"alpha {found.alpha:.2g} ({found.tests} tests share it)"),
+        ("judged at", f"alpha {found.alpha:.2g}, the share of a test over all"),
         ("traffic", f"{found.units_a_day:.0f} new units a day"),
         ("needs", f"{found.units} units at a share of {found.share:g}; {days} with the declared steps"),
         ("maximum", f"{found.maximum_days:g} days: then a difference of {found.smallest:.4g} is found"),

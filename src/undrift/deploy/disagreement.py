@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from undrift.deploy.evidence import segment_columns
 from undrift.deploy.paired import as_answered_by
 from undrift.deploy.shadow import Replay
+from undrift.deploy.traffic import segment_columns
 from undrift.develop.bundle import Interface
 from undrift.finding import Table
 from undrift.validate.metrics import row_losses
