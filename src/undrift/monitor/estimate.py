@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from undrift.deploy.evidence import values_of
+from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
 from undrift.develop.performance import loss_arrays
 from undrift.finding import Finding, Interval, Verdict, Window
