@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from undrift.data.features import Source
-from undrift.deploy.evidence import values_of
+from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
 from undrift.finding import Finding, Report, Verdict, Window
 from undrift.monitor.alerts import open_incidents, spoiled_windows
