@@ -94,6 +94,16 @@ def test_a_person_may_overrule_either_way() -> None:
     assert not may_page("flights", MONITOR, records(word, no)).may
 
 
+def test_a_backtest_that_cannot_tell_takes_no_word_back() -> None:
+    word = said("flights", MONITOR, True, NOW, actor="person:ben", why="new system")
+    unsure = backtested("flights", MONITOR, judge_budget(MONITOR, 0, 3, WINDOW), NOW, actor="person:ben")
+    assert may_page("flights", MONITOR, records(word, unsure)).may
+    assert not may_page("flights", MONITOR, records(unsure)).may
+    changed = msgspec.structs.replace(MONITOR, window="2d")
+    other = backtested("flights", changed, judge_budget(changed, 0, 3, WINDOW), NOW, actor="person:ben")
+    assert not may_page("flights", changed, records(word, other)).may
+
+
 def test_the_permission_is_tied_to_what_decides_an_alarm_and_not_to_whom_it_tells() -> None:
     told = msgspec.structs.replace(MONITOR, owner="ann", runbook="wiki", severity="low", actions=())
     assert declared_hash(told) == declared_hash(MONITOR)

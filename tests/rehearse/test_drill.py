@@ -77,7 +77,7 @@ def test_each_failure_is_seen_by_the_part_of_undrift_that_is_there_for_it(traine
 
     segment = outcome(played, "segment_rots")
     assert not segment.detected
-    assert "by_segment=True" in segment.missing, "the declarations leave no room for it, which is said"
+    assert "kind slices" in segment.missing, "the declarations leave no room for it, which is said"
 
     unseen = outcome(played, "night_shift")
     assert (unseen.detected, unseen.days, unseen.exposed) == (False, None, 6 * 160), "every exposed row is counted"

@@ -129,6 +129,10 @@ def _key(event: Event) -> Iterable[str]:
 
 
 def _apply(value: dict[str, Any] | None, event: Event, key: str) -> dict[str, Any]:
+    """The last word counts; a backtest that could not tell is none, where there was one on the same declaration."""
+    open_still = event.payload.get("finding", {}).get("verdict") == Verdict.INCONCLUSIVE
+    if open_still and value is not None and value["hash"] == event.payload["hash"]:
+        return value
     told = event.why if event.kind == "monitor.backtested" else f"{event.actor}: {event.why}"
     parts = {name: event.payload[name] for name in ("model", "monitor", "hash", "may")}
     return {**parts, "why": told, "at": event.at.isoformat(), "actor": event.actor}

@@ -190,6 +190,8 @@ def _lost(finding: Finding, monitors: Sequence[Monitor], scene: Scene) -> Lost |
     seen, window = finding.measurement, finding.measurement.window
     name = "absolute_error" if scene.interface.task == "regression" else "error"
     expected = scene.expected.get(name)
+    if seen.detail.get("kind") != "performance":
+        return None  # an estimate has no outcomes yet, and a slice is told by itself
     if seen.segment or window is None or expected is None:
         return lost(finding)
     value = values_of(scene.rows, scene.interface, [name])[name]

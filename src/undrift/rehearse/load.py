@@ -104,7 +104,7 @@ class Load:
             for thread in threads:
                 thread.join()
             storm = list(self._statuses)
-            grown = _memory(child.pid) - before
+            grown = max(0.0, _memory(child.pid) - before)
             alive = child.poll() is None and self._ask(port)[0] == 200
         finally:
             child.send_signal(signal.SIGTERM)

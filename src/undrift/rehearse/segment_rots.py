@@ -28,13 +28,14 @@ class SegmentRots(Scenario):
         return stage.columns.other_labels(hit, rows, rng)
 
     def missing(self, stage: Stage) -> str:
-        """Without segments there is nobody to be looked at apart."""
+        """Without segments or slices there is nobody to be looked at apart."""
         by_segment = any(m.kind == "performance" and m.by_segment for m in stage.model.monitors)
-        if not stage.model.segments or not by_segment:
-            return "declare `segments` and a performance monitor with by_segment=True: nothing looks at groups now"
-        return ""
+        if (stage.model.segments and by_segment) or any(m.kind == "slices" for m in stage.model.monitors):
+            return ""
+        return "declare a monitor of kind slices, or `segments` and by_segment=True: nothing looks at groups now"
 
     def sighting(self, stage: Stage) -> Sighting | None:
-        """An incident that names the group."""
+        """An incident that names the group, or a slice."""
         name = str(stage.columns.middling())
-        return stage.incident(self.kinds, where=lambda incident: name in incident["segments"])
+        named = stage.incident(self.kinds, where=lambda incident: name in incident["segments"])
+        return named or stage.incident(("slices",))

@@ -76,9 +76,20 @@ def _declared(project: Project, model: Model) -> list[Draft]:
         events[event.subject] = event
     wanted = [events[s] for s in (FEEDS, f"model:{model.name}") if s in events]
     return [
-        Draft(kind=e.kind, subject=e.subject, at=START - DAY, actor=ME, why="as in the project", payload=e.payload)
+        Draft(
+            kind=e.kind, subject=e.subject, at=START - DAY, actor=ME, why="as in the project", payload=_kept(e, model)
+        )
         for e in wanted
     ]
+
+
+def _kept(event: Event, model: Model) -> dict[str, Any]:
+    """A declaration as it can be rehearsed: features that rows bring along from other days are not computed anew."""
+    declared = event.payload.get("declared")
+    if declared is None or not model.views:
+        return event.payload
+    monitors = [monitor for monitor in declared["monitors"] if monitor["kind"] != "skew"]
+    return {**event.payload, "declared": {**declared, "monitors": monitors}}
 
 
 def _draft(kind: str, model: str, payload: dict[str, Any]) -> Draft:
