@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from undrift.data.contract import Contract, Field
-from undrift.deploy.evidence import values_of
+from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
 from undrift.finding import Verdict
 from undrift.monitor.estimate import estimated_losses, judge_estimate
