@@ -6,20 +6,20 @@ values."""
 
 from __future__ import annotations
 
-import copy
 import logging
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from undrift.develop.bundle import Input, Interface
-from undrift.develop.graphs import dense, finished, one_tensor_per_input
+from undrift.develop.boundaries import boundary_rows
+from undrift.develop.bundle import Fed, Interface
+from undrift.develop.converters import conversions
+from undrift.develop.graphs import dense, take_single
 from undrift.develop.rows import answer, in_order
 from undrift.develop.session import Session
-from undrift.errors import ModelError, PredictionError
+from undrift.errors import PredictionError
 from undrift.plugins import resolve_path
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ __all__ = ["TOLERANCE", "Compiled", "Parity", "compare", "compile_model", "run_o
 #: Largest difference of a probability (or, for regression, of a value in standard deviations of the predictions)
 #: between the two forms of a model. float32 against float64 gives about 1e-6; a tree that splits wrongly gives 1e-2.
 TOLERANCE: Final = 1e-4
-_OPSET: Final = {"": 17, "ai.onnx.ml": 3}
 _UNSEEN: Final = "\N{EMPTY SET} never seen"
 _PROBES: Final = 25
+_BOUNDARY: Final = "values at the model's thresholds"
 
 Predict = Callable[[Mapping[str, Any]], "Floats"]
 
@@ -44,7 +44,8 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     """What the comparison of two forms of a model saw.
 
     ``max_difference``: of probabilities, or of values in standard deviations. ``flips``: rows with another class.
-    ``rows``: rows compared. ``reason``: why it does not hold, empty if it does.
+    ``rows``: rows compared. ``reason``: why it does not hold, empty if it does. ``precision``: in which the compiled
+    form computes, ``single`` or ``double``. ``boundary_rows``: how many of the rows lie at the model's thresholds.
     """
 
     held: bool
@@ -52,6 +53,8 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     flips: int
     rows: int
     reason: str = ""
+    precision: str = ""
+    boundary_rows: int = 0
 
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +65,13 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compile_model(
-    model: Any, interface: Interface, native: Predict, columns: Mapping[str, Any], outputs: Sequence[str] = ()
+    model: Any,
+    interface: Interface,
+    native: Predict,
+    columns: Mapping[str, Any],
+    outputs: Sequence[str] = (),
+    *,
+    fed: Fed = "single",
 ) -> Compiled:
     """Convert a fitted model and check it; never raises for a model that cannot be converted.
 
@@ -72,6 +81,7 @@ def compile_model(
     native : the original's own output for encoded columns.
     columns : encoded columns of validation rows, as `rows.table_columns` gives them.
     outputs : the class each probability column means.
+    fed : ``single`` if the original sees numbers rounded to float32: then the compiled form takes float32 too.
 
     Raises
     ------
@@ -80,34 +90,47 @@ def compile_model(
     resolve_path("onnxruntime:InferenceSession", wanted_for="compiling a model", extra="onnx")
     resolve_path("skl2onnx:convert_sklearn", wanted_for="compiling a model", extra="onnx")
     tried: list[Compiled] = []
-    for convert in _conversions(model, interface.inputs):
+    probes: list[tuple[str, dict[str, Any]]] | None = None
+    for way in conversions(model, interface.inputs):
         try:
             with warnings.catch_warnings(), _quiet("skl2onnx", "onnxmltools", "onnx"):
                 warnings.simplefilter("ignore")  # deprecations inside the converters; what matters is compared
-                content = convert(model, interface.inputs)
-            run = run_onnx(content, interface)
+                content = way.convert(model, interface.inputs)
+            run = run_onnx(take_single(content) if fed == "single" else content, interface)
         except Exception as error:  # noqa: BLE001  a converter may fail in any way; the model is then served natively
             text = " ".join(str(error).split())[:300]
             reason = f"it cannot be converted: {type(error).__name__}: {text}"
             parity = Parity(held=False, max_difference=0.0, flips=0, rows=0, reason=reason)
             tried.append(Compiled(content=b"", parity=parity))
             continue
-        tried.append(Compiled(content=content, parity=compare(interface, native, run, columns, outputs)))
-        if tried[-1].parity.held:
-            return _fast(tried[-1], interface, native, columns, outputs)
+        if probes is None:
+            probes = probe_rows(interface, native, columns, fed)
+        parity = msgspec.structs.replace(_compare(interface, native, run, probes, outputs), precision=way.precision)
+        if parity.held:
+            return _fast(content, parity, interface, native, probes, outputs, fed)
+        tried.append(Compiled(content=content, parity=parity))
     return next((found for found in tried if found.content), tried[-1])  # one that could be compared says more
 
 
 def _fast(
-    found: Compiled, interface: Interface, native: Predict, columns: Mapping[str, Any], outputs: Sequence[str]
+    content: bytes,
+    parity: Parity,
+    interface: Interface,
+    native: Predict,
+    probes: Sequence[tuple[str, dict[str, Any]]],
+    outputs: Sequence[str],
+    fed: Fed,
 ) -> Compiled:
     """The dense form of a graph that holds, if that holds too; the graph itself otherwise."""
+    plain = take_single(content) if fed == "single" else content
     try:
-        content = dense(found.content)
-        parity = compare(interface, native, run_onnx(content, interface), columns, outputs)
+        whole = take_single(dense(content)) if fed == "single" else dense(content)
+        again = _compare(interface, native, run_onnx(whole, interface), probes, outputs)
     except Exception:  # noqa: BLE001  a graph of unknown parts may not bear the change; as it is, it holds
-        return found
-    return Compiled(content=content, parity=parity) if parity.held else found
+        return Compiled(content=plain, parity=parity)
+    if not again.held:
+        return Compiled(content=plain, parity=parity)
+    return Compiled(content=whole, parity=msgspec.structs.replace(again, precision=parity.precision))
 
 
 def run_onnx(content: bytes, interface: Interface) -> Predict:
@@ -126,14 +149,37 @@ def compare(
     """Compare two forms of a model on given rows and on copies of some with values made absent and unseen.
 
     Values are made absent only where they can be: nullable fields, and everything that views and transforms give. If
-    the original refuses such rows, the compiled form must refuse them as well.
+    the original refuses such rows, the compiled form must refuse them as well. Rows at the original's own thresholds
+    are compared too (boundaries.py).
     """
+    return _compare(interface, native, compiled, probe_rows(interface, native, columns, "single"), outputs)
+
+
+def probe_rows(
+    interface: Interface, native: Predict, columns: Mapping[str, Any], fed: Fed
+) -> list[tuple[str, dict[str, Any]]]:
+    """All rows on which two forms of a model are compared, by what is special about them."""
+    probes = _probes(interface, columns)
+    continuous = [i.name for i in interface.inputs if i.type == "number"]
+    found = boundary_rows(native, probes[0][1], continuous, single=fed == "single")
+    if found:
+        probes.append((_BOUNDARY, found))
+    return probes
+
+
+def _compare(
+    interface: Interface,
+    native: Predict,
+    compiled: Predict,
+    probes: Sequence[tuple[str, dict[str, Any]]],
+    outputs: Sequence[str],
+) -> Parity:
     import numpy as np
 
-    rows = flips = 0
+    rows = flips = near = 0
     worst, reasons = 0.0, []
     scale = 1.0
-    for name, probe in _probes(interface, columns):
+    for name, probe in probes:
         wanted, got = _try(native, probe, interface, outputs), _try(compiled, probe, interface, outputs)
         if isinstance(wanted, str) and name == "given":
             reasons.append(f"the original does not answer the validation rows: {wanted}")
@@ -148,6 +194,7 @@ def compare(
             difference = float(np.abs(wanted - got).max(initial=0.0)) / scale
             turned = _flips(interface, wanted, got)
             rows, flips, worst = rows + len(wanted), flips + turned, max(worst, difference)
+            near += len(wanted) if name == _BOUNDARY else 0
             if difference > TOLERANCE:
                 over = np.abs(wanted - got).reshape(len(wanted), -1).max(axis=1) / scale > TOLERANCE
                 reasons.append(
@@ -155,7 +202,8 @@ def compare(
                     f"more than {TOLERANCE:g}"
                 )
     reason = "; ".join(reasons[:3])
-    return Parity(held=not reasons and rows > 0, max_difference=worst, flips=flips, rows=rows, reason=reason)
+    held = not reasons and rows > 0
+    return Parity(held=held, max_difference=worst, flips=flips, rows=rows, reason=reason, boundary_rows=near)
 
 
 def _try(predict: Predict, columns: Mapping[str, Any], interface: Interface, outputs: Sequence[str]) -> Floats | str:
@@ -192,119 +240,6 @@ def _probes(interface: Interface, columns: Mapping[str, Any]) -> list[tuple[str,
     if len(probes) > 2:
         probes.append(("nothing that may be absent", gone))
     return probes
-
-
-def _conversions(model: Any, inputs: Sequence[Input]) -> list[Callable[[Any, Sequence[Input]], bytes]]:
-    """The ways to convert a model, the likeliest first."""
-    library = type(model).__module__.partition(".")[0]
-    if library in ("lightgbm", "xgboost"):
-        return [_convert_booster]
-    alike = len({i.type == "string" for i in inputs}) == 1
-    return [_convert_columns, _convert_matrix] if alike and len(inputs) > 1 else [_convert_columns]
-
-
-def _convert_columns(model: Any, inputs: Sequence[Input]) -> bytes:
-    """What begins with a ColumnTransformer or the like, which picks its columns from one tensor per input."""
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-
-    kinds = {i.name: StringTensorType if i.type == "string" else FloatTensorType for i in inputs}
-    # converters want identifiers for names, so the graph's inputs get their own names back afterwards; but a model that
-    # picks columns by name has to find them
-    by_name = hasattr(model, "feature_names_in_")
-    names = [i.name if by_name else f"input_{place}" for place, i in enumerate(inputs)]
-    types = [(name, kinds[i.name]([None, 1])) for name, i in zip(names, inputs, strict=True)]
-    return finished(_convert_sklearn(model, types), {name: i.name for name, i in zip(names, inputs, strict=True)})
-
-
-def _convert_matrix(model: Any, inputs: Sequence[Input]) -> bytes:
-    """An estimator that takes its rows whole: the converters of most know one matrix only."""
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-
-    kind = StringTensorType if inputs[0].type == "string" else FloatTensorType
-    return one_tensor_per_input(_convert_sklearn(model, [("rows", kind([None, len(inputs)]))]), inputs)
-
-
-def _convert_sklearn(model: Any, types: list[tuple[str, Any]]) -> Any:
-    from skl2onnx import convert_sklearn
-    from sklearn.base import is_classifier
-
-    _register_boosters()
-    options = {"zipmap": False} if is_classifier(model) else None
-    return convert_sklearn(_single_thresholds(model), initial_types=types, options=options, target_opset=_OPSET)
-
-
-def _single_thresholds(model: Any) -> Any:
-    """The model with the thresholds of its histogram trees rounded down to float32.
-
-    The converter rounds them to the nearest, which may be the very value that has to go left. Inputs are float32, so
-    rounding down moves no row. (For its other trees the converter does the same by itself.)
-    """
-    import numpy as np
-
-    changed = copy.deepcopy(model)
-    for part in _parts(changed):
-        for predictor in [p for iteration in getattr(part, "_predictors", ()) for p in iteration]:
-            exact = predictor.nodes["num_threshold"]
-            single = exact.astype(np.float32)
-            predictor.nodes["num_threshold"] = np.where(
-                single > exact, np.nextafter(single, np.float32(-np.inf)), single
-            )
-    return changed
-
-
-def _parts(model: Any) -> Iterator[Any]:
-    """A model and all estimators inside it: steps, columns, members of ensembles."""
-    if isinstance(model, list | tuple):
-        for item in model:
-            yield from _parts(item)
-    elif hasattr(model, "get_params"):
-        yield model
-        for value in vars(model).values():
-            yield from _parts(value)
-
-
-def _convert_booster(model: Any, inputs: Sequence[Input]) -> bytes:
-    library = type(model).__module__.partition(".")[0]
-    if any(i.type == "string" for i in inputs):
-        raise ModelError(f"{library} takes text only as categories, which its converter does not carry over")
-    from onnxmltools import convert
-    from onnxmltools.convert.common.data_types import FloatTensorType
-
-    types = [("rows", FloatTensorType([None, len(inputs)]))]
-    if library == "lightgbm":
-        graph = convert.convert_lightgbm(model, initial_types=types, zipmap=False, target_opset=15)
-    else:
-        graph = convert.convert_xgboost(model, initial_types=types, target_opset=15)
-    return one_tensor_per_input(graph, inputs)
-
-
-def _register_boosters() -> None:
-    """Teach the scikit-learn converter LightGBM and XGBoost steps, if a pipeline can hold any (they are loaded)."""
-    from skl2onnx import update_registered_converter
-    from skl2onnx.common.shape_calculator import (
-        calculate_linear_classifier_output_shapes as classifier,
-    )
-    from skl2onnx.common.shape_calculator import (
-        calculate_linear_regressor_output_shapes as regressor,
-    )
-
-    options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
-    if "lightgbm" in sys.modules:
-        from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
-
-        kinds = sys.modules["lightgbm"]
-        update_registered_converter(
-            kinds.LGBMClassifier, "LightGbmLGBMClassifier", classifier, convert_lightgbm, options=options
-        )
-        update_registered_converter(kinds.LGBMRegressor, "LightGbmLGBMRegressor", regressor, convert_lightgbm)
-    if "xgboost" in sys.modules:
-        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
-
-        kinds = sys.modules["xgboost"]
-        update_registered_converter(
-            kinds.XGBClassifier, "XGBoostXGBClassifier", classifier, convert_xgboost, options=options
-        )
-        update_registered_converter(kinds.XGBRegressor, "XGBoostXGBRegressor", regressor, convert_xgboost)
 
 
 class _quiet:  # noqa: N801  used like a function

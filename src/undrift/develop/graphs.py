@@ -15,7 +15,7 @@ import msgspec
 from undrift.develop.bundle import Input
 from undrift.errors import ModelError
 
-__all__ = ["LAYOUT", "MATRIX", "Layout", "dense", "finished", "one_tensor_per_input"]
+__all__ = ["LAYOUT", "MATRIX", "Layout", "dense", "finished", "one_tensor_per_input", "opset_of_trees", "take_single"]
 
 MATRIX: Final = "undrift_columns"
 """The input of a dense graph."""
@@ -79,6 +79,41 @@ def finished(graph: Any, names: Mapping[str, str]) -> bytes:
     graph.graph.name = "undrift"  # converters put a random name here: equal models shall have equal hashes
     content: bytes = graph.SerializeToString()
     return content
+
+
+def opset_of_trees(model: Any) -> Any:
+    """A graph that declares the operators' version that the trees of trees.py need, which converters do not know."""
+    if any(node.op_type == "TreeEnsemble" for node in model.graph.node):
+        for opset in model.opset_import:
+            if opset.domain == "ai.onnx.ml":
+                opset.version = max(opset.version, 5)
+        model.ir_version = max(model.ir_version, 10)
+    return model
+
+
+def take_single(content: bytes) -> bytes:
+    """The graph with inputs of float32 where they were float64; what it computes stays in double precision."""
+    from onnx import TensorProto, helper, load_model_from_string
+
+    model = load_model_from_string(content)
+    constants = {value.name for value in model.graph.initializer}
+    front = []
+    for value in model.graph.input:
+        if value.name in constants or value.type.tensor_type.elem_type != TensorProto.DOUBLE:
+            continue
+        inner = f"undrift_double_{value.name}"
+        for node in model.graph.node:
+            for place, name in enumerate(node.input):
+                node.input[place] = inner if name == value.name else name
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+        front.append(helper.make_node("Cast", [value.name], [inner], to=TensorProto.DOUBLE))
+    if not front:
+        return content
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*front, *nodes])
+    whole: bytes = model.SerializeToString()
+    return whole
 
 
 def dense(content: bytes) -> bytes:

@@ -171,7 +171,7 @@ def _forms(
         return ask(model, interface.task, native_rows(manifest, given))
 
     if "onnx" in trust.formats:
-        found = compile_model(model, interface, native, columns, manifest.outputs)
+        found = compile_model(model, interface, native, columns, manifest.outputs, fed=manifest.fed)
     else:
         reason = "trust.formats does not allow onnx"
         found = Compiled(content=b"", parity=Parity(held=False, max_difference=0.0, flips=0, rows=0, reason=reason))
