@@ -18,7 +18,14 @@ from undrift.develop.packing import Reference
 from undrift.develop.performance import Performance
 from undrift.develop.registry import MlflowRegistry
 from undrift.develop.tracking import MlflowTracking, quiet
-from undrift.errors import DataError, MissingExtraError, ModelError, NotFoundError, UntrustedModelError
+from undrift.errors import (
+    CorruptModelError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+    NotFoundError,
+    UntrustedModelError,
+)
 from undrift.inference.predictor import load
 from undrift.settings import TrustSettings
 
@@ -262,3 +269,49 @@ def test_what_cannot_be_adopted_says_what_can(tmp_path: Path, artifacts: Any) ->
     dump(LinearSVC().fit(*arrays(example())), tmp_path / "svm.skops")
     with pytest.raises(ModelError, match="classes without probabilities"):
         adopt(tmp_path / "svm.skops", rows_of(example()), name="b", label="bought", artifacts=artifacts)
+
+
+PYTHON = """
+import math
+
+class Model:
+    inputs = ("a", "b", "c")
+    classes = ("0", "1")
+
+    def predict_proba(self, rows):
+        return [[1 - p, p] for p in (1 / (1 + math.exp(-float(a) - float(b))) for a, b, c in rows)]
+"""
+
+
+def test_a_class_of_ones_own_is_served_where_its_code_is_trusted(tmp_path: Path, artifacts: Any) -> None:
+    file, table = tmp_path / "sum.py", example()
+    file.write_text(PYTHON)
+    with pytest.raises(UntrustedModelError, match="opening it runs its code"):
+        adopt(file, rows_of(table), name="buyers", label="bought", artifacts=artifacts)
+    trust = TrustSettings(formats=("onnx", "python"))
+    found = adopt(file, rows_of(table), name="buyers", label="bought", artifacts=artifacts, trust=trust)
+    assert (found.manifest.format, found.manifest.compiled["held"]) == ("python", False)
+    assert "no compiled form" in found.manifest.compiled["reason"]
+    file.unlink()  # its code travels with the bundle
+    got = answers(found.bundle, artifacts, table.slice(0, 2), trust)
+    X, _ = arrays(table)
+    assert got.score == pytest.approx((1 / (1 + np.exp(-X[:2, 0] - X[:2, 1]))).tolist())
+    with pytest.raises(UntrustedModelError):
+        answers(found.bundle, artifacts, table)
+    (artifacts.get(found.bundle) / "model.python.py").chmod(0o644)
+    (artifacts.get(found.bundle) / "model.python.py").write_text(PYTHON.replace("float(b)", "0"))
+    with pytest.raises(CorruptModelError, match="not the file that was registered"):
+        answers(found.bundle, artifacts, table, trust)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("x = 1", "no class `Model`"), ("class Model:\n    task = 'sorting'\n    predict = print", "sorting")],
+)
+def test_a_python_file_without_a_model_says_what_is_missing(
+    text: str, said: str, tmp_path: Path, artifacts: Any
+) -> None:
+    file = tmp_path / "model.py"
+    file.write_text(text)
+    with pytest.raises(ModelError, match=said):
+        adopt(file, rows_of(example()), name="b", artifacts=artifacts, trust=TrustSettings(formats=("python",)))

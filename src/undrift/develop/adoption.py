@@ -23,7 +23,8 @@ from undrift.develop.folds import labels, times
 from undrift.develop.foreign import describe_onnx, onnx_model
 from undrift.develop.packing import pack
 from undrift.develop.performance import Scored, label_text
-from undrift.develop.trust import check_format, open_model
+from undrift.develop.trust import PythonModel, check_format, open_model
+from undrift.develop.upstream import UpstreamModel
 from undrift.errors import DataError, ModelError, NotFoundError
 from undrift.settings import TrustSettings
 from undrift.state.ports import Artifacts
@@ -42,7 +43,9 @@ SUFFIXES: Final[Mapping[str, str]] = {
     ".onnx": "onnx",
     ".pickle": "pickle",
     ".pkl": "pickle",
+    ".py": "python",
     ".skops": "skops",
+    ".toml": "upstream",
     ".txt": "lightgbm",
     ".ubj": "xgboost",
     ".xgb": "xgboost",
@@ -207,6 +210,11 @@ def _open(file: Path, form: str, trust: TrustSettings) -> _Foreign:
 
 
 def _describe(model: Any) -> _Foreign:
+    if isinstance(model, UpstreamModel):
+        said = model.declared
+        return _Foreign(model, tuple(c.name for c in said.inputs), len(said.inputs), said.task, said.classes, "double")
+    if isinstance(model, PythonModel):
+        return _describe_python(model)
     library = type(model).__module__.partition(".")[0]
     if library == "lightgbm":
         return _describe_lightgbm(model)
@@ -227,6 +235,17 @@ def _describe(model: Any) -> _Foreign:
             )
     width = int(getattr(model, "n_features_in_", 0))
     return _Foreign(model, names, width, task, classes, "frame" if names else "double")
+
+
+def _describe_python(model: PythonModel) -> _Foreign:
+    names = tuple(str(name) for name in getattr(model.model, "inputs", ()))
+    task: Any = getattr(model.model, "task", None)
+    if task not in (None, "binary", "multiclass", "regression"):
+        raise ModelError(f"the class Model says its task is {task!r}; binary, multiclass or regression was expected.")
+    classes = tuple(label_text(c) for c in getattr(model.model, "classes", ()))
+    if task is None and classes:
+        task = "binary" if len(classes) == 2 else "multiclass"
+    return _Foreign(model, names, len(names), task, classes, "double")
 
 
 def _describe_lightgbm(model: Any) -> _Foreign:

@@ -57,6 +57,8 @@ MODEL_FILES: Final[Mapping[str, str]] = {
     "lightgbm": "model.lightgbm.txt",
     "xgboost": "model.xgboost.ubj",
     "pickle": "model.pickle",
+    "python": "model.python.py",
+    "upstream": "model.upstream.json",
 }
 
 

@@ -93,7 +93,7 @@ def compile_model(
     probes: list[tuple[str, dict[str, Any]]] | None = None
     for way in conversions(model, interface.inputs):
         try:
-            with warnings.catch_warnings(), _quiet("skl2onnx", "onnxmltools", "onnx"):
+            with warnings.catch_warnings(), _quiet("skl2onnx", "onnx"):
                 warnings.simplefilter("ignore")  # deprecations inside the converters; what matters is compared
                 content = way.convert(model, interface.inputs)
             run = run_onnx(take_single(content) if fed == "single" else content, interface)

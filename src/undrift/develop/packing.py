@@ -41,6 +41,10 @@ __all__ = ["GOLDEN_ROWS", "Packed", "Reference", "pack"]
 
 GOLDEN_ROWS: Final = 24
 GOLDEN_ABSENT: Final = 8
+_NEVER: Final = {
+    "python": "it is Python code, which has no compiled form",
+    "upstream": "another server runs it",
+}
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +174,11 @@ def _forms(
     def native(given: Mapping[str, Any]) -> NDArray[np.float64]:
         return ask(model, interface.task, native_rows(manifest, given))
 
-    if "onnx" in trust.formats:
+    if kept in _NEVER:
+        found = Compiled(
+            content=b"", parity=Parity(held=False, max_difference=0.0, flips=0, rows=0, reason=_NEVER[kept])
+        )
+    elif "onnx" in trust.formats:
         found = compile_model(model, interface, native, columns, manifest.outputs, fed=manifest.fed)
     else:
         reason = "trust.formats does not allow onnx"

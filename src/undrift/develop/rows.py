@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from undrift.data.contract import FieldType
 from undrift.develop.bundle import Input, Interface, Manifest
-from undrift.errors import DataError, PredictionError
+from undrift.errors import DataError, PredictionError, SettingsError
 from undrift.plugins import resolve_path
 
 if TYPE_CHECKING:
@@ -221,6 +221,8 @@ def ask(model: Any, task: str, rows: Any) -> Floats:
         else:
             raw = model.predict(rows)
         found = np.asarray(raw, dtype=np.float64)
+    except (PredictionError, SettingsError):
+        raise  # an upstream model says itself what went wrong
     except Exception as error:
         raise PredictionError(f"the model raised while predicting: {type(error).__name__}: {error}.") from error
     if task == "regression":

@@ -34,7 +34,6 @@ PACKAGES: Final = (
     "xgboost",
     "xgboost-cpu",
     "skl2onnx",
-    "onnxmltools",
     "onnxruntime",
 )
 _CHATTY: Final = ("mlflow", "alembic")

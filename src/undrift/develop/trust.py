@@ -1,7 +1,8 @@
 """What may be opened: the loader's policy on model formats, and the opening of native model files under it.
 
 An artifact never decides about itself. ONNX, LightGBM and XGBoost files hold numbers; skops files name the types they
-are made of, and only types known to hold data are made; pickles run code and need ``"pickle"`` in trust.formats.
+are made of, and only types known to hold data are made; pickles and Python files run code, upstream declarations send
+requests to other servers, and each needs its word in trust.formats.
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import sys
+import types
 import zipfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import msgspec
+
+from undrift.develop.upstream import UpstreamModel, read_upstream
 from undrift.errors import CorruptModelError, ModelError, UndriftError, UntrustedModelError
+from undrift.ids import content_hash
 from undrift.plugins import resolve_path
 from undrift.settings import TrustSettings
 
-__all__ = ["SAFE_TYPES", "check_format", "open_model", "save_model", "untrusted_types"]
+__all__ = ["SAFE_TYPES", "PythonModel", "check_format", "open_model", "save_model", "untrusted_types"]
 
 #: Array types, and compiled parts of scikit-learn that hold arrays and are rebuilt from them without calling anything
 #: else. skops leaves them to the loader because a wrong array in them can crash a process; it cannot run code.
@@ -34,6 +41,11 @@ SAFE_TYPES: Final = (
     "sklearn.tree._tree.Tree",
 )
 
+_DANGERS: Final = {
+    "pickle": "opening a pickle runs whatever code is in it",
+    "python": "opening it runs its code",
+    "upstream": "it sends the rows to another server",
+}
 _EXTRAS: Final = {"lightgbm": ("lightgbm:Booster", "lightgbm"), "xgboost": ("xgboost:Booster", "xgboost")}
 
 
@@ -47,7 +59,7 @@ def check_format(format: str, trust: TrustSettings, *, what: str) -> None:  # no
     if format in trust.formats:
         return
     wanted = ", ".join(f'"{name}"' for name in (*trust.formats, format))
-    danger = "opening a pickle runs whatever code is in it" if format == "pickle" else "it is not on the list"
+    danger = _DANGERS.get(format, "it is not on the list")
     raise UntrustedModelError(
         f"{what} is in the format {format!r}, which trust.formats does not allow: {danger}.",
         hint=f"If you trust where it comes from, write in undrift.toml:  [trust]  formats = [{wanted}]",
@@ -63,7 +75,7 @@ def untrusted_types(content: bytes, trust: TrustSettings) -> list[str]:
 
 
 def open_model(path: Path, format: str, trust: TrustSettings) -> Any:  # noqa: A002
-    """Open a native model file: an estimator (``skops``, ``pickle``) or a booster (``lightgbm``, ``xgboost``).
+    """Open a native model file: an estimator, a booster, a class in a Python file, or a model on another server.
 
     ONNX files are opened by compile.py and inference/predictor.py.
 
@@ -78,7 +90,14 @@ def open_model(path: Path, format: str, trust: TrustSettings) -> Any:  # noqa: A
         content = path.read_bytes()
     except OSError as error:
         raise CorruptModelError(f"{path} cannot be read: {error}.") from error
-    opener = {"skops": _open_skops, "pickle": _open_pickle, "lightgbm": _open_lightgbm, "xgboost": _open_xgboost}
+    opener = {
+        "skops": _open_skops,
+        "pickle": _open_pickle,
+        "lightgbm": _open_lightgbm,
+        "xgboost": _open_xgboost,
+        "python": _open_python,
+        "upstream": _open_upstream,
+    }
     if format not in opener:
         raise ModelError(f"{path}: {format!r} is no native format; known are {', '.join(sorted(opener))}.")
     try:
@@ -100,6 +119,10 @@ def save_model(model: Any, trust: TrustSettings) -> tuple[str, bytes]:
     UntrustedModelError : skops cannot keep it (or not with types that the settings allow to be opened again), and
         pickle is not allowed.
     """
+    if isinstance(model, UpstreamModel):
+        return "upstream", msgspec.json.format(msgspec.json.encode(model.declared))
+    if isinstance(model, PythonModel):
+        return "python", model.source
     booster = _booster(model)
     if booster is not None:
         return booster
@@ -170,6 +193,38 @@ def _open_pickle(content: bytes, path: Path, trust: TrustSettings) -> Any:
     import joblib
 
     return joblib.load(io.BytesIO(content))  # reads plain pickles too
+
+
+class PythonModel:
+    """An instance of the class ``Model`` of a Python file, and the file's text, which is how the model is kept.
+
+    The class takes no arguments and has ``predict``, or ``predict_proba`` for a classifier; it may say ``inputs``,
+    ``task`` and ``classes``.
+    """
+
+    def __init__(self, source: bytes, what: str) -> None:
+        # under its content's name, as the code of transforms: two versions of a file do not see each other
+        module = types.ModuleType(f"_undrift_model_{content_hash(source)[:16]}")
+        sys.modules[module.__name__] = module  # dataclasses look their module up here
+        exec(compile(source, what, "exec"), module.__dict__)
+        kind = getattr(module, "Model", None)
+        if not isinstance(kind, type) or not (hasattr(kind, "predict") or hasattr(kind, "predict_proba")):
+            raise ModelError(f"{what} has no class `Model` with `predict` or `predict_proba`.")
+        self.source = source
+        self.model = kind()
+        self.predict = getattr(self.model, "predict", None)
+        if hasattr(self.model, "predict_proba"):
+            self.predict_proba = self.model.predict_proba
+        self.concurrency = int(getattr(self.model, "concurrency", 1))
+
+
+def _open_python(content: bytes, path: Path, trust: TrustSettings) -> Any:
+    return PythonModel(content, path.name)
+
+
+def _open_upstream(content: bytes, path: Path, trust: TrustSettings) -> Any:
+    form: Literal["toml", "json"] = "toml" if path.suffix == ".toml" else "json"
+    return UpstreamModel(read_upstream(content, str(path), form=form))
 
 
 def _open_lightgbm(content: bytes, path: Path, trust: TrustSettings) -> Any:
