@@ -300,7 +300,7 @@ def test_a_class_of_ones_own_is_served_where_its_code_is_trusted(tmp_path: Path,
         answers(found.bundle, artifacts, table)
     (artifacts.get(found.bundle) / "model.python.py").chmod(0o644)
     (artifacts.get(found.bundle) / "model.python.py").write_text(PYTHON.replace("float(b)", "0"))
-    with pytest.raises(CorruptModelError, match="not the file that was registered"):
+    with pytest.raises(CorruptModelError, match="not the ones that were stored"):
         answers(found.bundle, artifacts, table, trust)
 
 

@@ -149,3 +149,28 @@ def test_a_closed_batcher_answers_what_waits_and_takes_no_more() -> None:
         assert [(await first).score, (await second).score] == [[2.0], [4.0]]
 
     run(scenario)
+
+
+def test_a_model_that_bears_several_calls_at_once_gets_them() -> None:
+    async def main() -> None:
+        model = Doubling()
+        model.concurrency = 3  # type: ignore[attr-defined]
+        batcher = Batcher(model)
+        try:
+            model.free.clear()
+            together = []
+            for number in range(1, 6):
+                model.busy.clear()
+                together.append(ask(batcher, float(number)))
+                if number <= 3:
+                    await asyncio.to_thread(model.busy.wait, 30)  # each of the first three is at work before the next
+            await asyncio.sleep(0)
+            assert batcher.waiting == 2
+            model.free.set()
+            assert [(await one).score for one in together] == [[2.0 * number] for number in range(1, 6)]
+            assert sorted(model.sizes) in ([1, 1, 1, 1, 1], [1, 1, 1, 2])
+        finally:
+            model.free.set()
+            batcher.close()
+
+    asyncio.run(main())

@@ -194,7 +194,10 @@ class UpstreamModel:
             key = declared.output or next(iter(found[0]), "")
             if any(key not in each for each in found):
                 raise self._wrong(f"no {key!r} in each prediction", said)
-            return [each[key] for each in found]
+            values = [each[key] for each in found]
+            if values and isinstance(values[0], dict):  # a probability by the name of its class
+                return [[each.get(name, math.nan) for name in declared.classes] for each in values]
+            return values
         return found
 
     def _chat(self, row: list[Any]) -> Any:

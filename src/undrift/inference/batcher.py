@@ -2,7 +2,7 @@
 
 An idle model starts at once, so nothing is delayed to form a batch. The queue is bounded, and work whose caller has
 stopped waiting is dropped before it reaches the model. A model of microseconds runs on the event loop, when all that
-has arrived is read; any other runs in a thread of its own.
+has arrived is read; any other runs in a thread of its own, or in as many as it says it bears (``concurrency``).
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._most: int = max(1, getattr(predictor, "concurrency", 1))
 
     @property
     def waiting(self) -> int:
@@ -141,17 +143,17 @@ class Batcher:
             timer.cancel()
 
     def _begin_thread(self) -> None:
-        """Start the thread, or tell it that there is something to do; with the lock held."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
-            self._thread.start()
+        """Start a thread if all are busy and one more may be, or tell one that waits; with the lock held."""
+        if not self._idle and len(self._threads) < self._most:
+            self._threads.append(threading.Thread(target=self._run, name="batcher", daemon=True))
+            self._threads[-1].start()
         self._changed.notify()
 
     def close(self) -> None:
         """Answer what waits, then end the thread."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _run_here(self) -> None:
         """One batch, on the event loop."""
@@ -187,7 +189,9 @@ class Batcher:
                 while not self._queue:
                     if self._closed:
                         return []
+                    self._idle += 1
                     self._changed.wait()
+                    self._idle -= 1
                 batch = self._pop()
             if batch:
                 return batch
