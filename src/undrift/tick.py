@@ -127,6 +127,8 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
     )
     first, *others = journal.record([judged, *drafts], jobs=asked, expect=expect)
     new = [event for event in others if event.seq > first.seq]  # the rest was decided at an earlier tick already
+    if any(event.kind.startswith(("rollout.", "revision.")) and event.kind != "rollout.judged" for event in new):
+        project.publish_routes()  # at once: the next model may take long to judge
     for event in new:
         if event.kind == "rollout.succeeded":
             project.mirror_champion(model.name, event.payload["state"]["candidate_version"])

@@ -145,6 +145,31 @@ def test_a_candidate_that_dies_is_a_crash_with_its_signal(bundles: dict[str, Pat
     assert "SIGABRT" in found.problem
 
 
+def test_a_candidate_that_leaves_without_an_answer_is_a_crash_whatever_its_exit_code(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    for code in (0, 3):
+        found = replay(bundle_of(Trap(os._exit, code), tmp_path / f"b{code}", bundles["r-one"]), COLUMNS, 400, UNSAFE)
+        assert (found.status, found.score) == ("crashed", [])
+        assert f"exit code {code}" in found.problem
+
+
+def test_a_candidate_with_a_segmentation_fault_is_a_crash_with_its_signal(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = bundle_of(Trap(exec, "import ctypes; ctypes.string_at(0)"), tmp_path / "b", bundles["r-one"])
+    found = replay(folder, COLUMNS, 400, UNSAFE)
+    assert (found.status, found.score) == ("crashed", [])
+    assert "SIGSEGV" in found.problem
+
+
+def test_rows_are_timed_one_by_one_where_that_is_wanted(bundles: dict[str, Path]) -> None:
+    assert replay(bundles["r-one"], COLUMNS, 400, TRUST).row_ms is None
+    timed = replay(bundles["r-one"], COLUMNS, 400, TRUST, timed=True)
+    assert timed.row_ms is not None
+    assert 0 < timed.row_ms[0] <= timed.row_ms[1]
+
+
 def test_a_candidate_that_hangs_is_ended_at_its_time(bundles: dict[str, Path], tmp_path: Path) -> None:
     folder = bundle_of(Trap(time.sleep, 600), tmp_path / "b", bundles["r-one"])
     found = replay(folder, COLUMNS, 400, UNSAFE, timeout=1.5)
