@@ -16,12 +16,14 @@ from typing import Any
 import httpx
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from undrift.data.contract import Contract, Field
 from undrift.data.features import Feature, FeatureView, Source, Transform
 from undrift.develop.bundle import GoldenRow, Interface, write_bundle
 from undrift.develop.compile import compile_model, run_onnx
+from undrift.develop.importance import BACKGROUND_FILE, Background
 from undrift.develop.rows import ask, encode, matrix
 from undrift.develop.trust import save_model
 from undrift.inference.router import Placed, Route, RoutingTable
@@ -150,6 +152,7 @@ def make_bundle(
     write_bundle(
         folder, interface=declared, format=next(iter(models)), native=format_, models=models, profile="{}",
         golden=golden, code={"calendar_of": code} if declared.transforms else {}, outputs=classes,
+        beside={BACKGROUND_FILE: msgspec.json.encode(Background.of_table(declared, pa.table(columns)))},
     )  # fmt: skip
     return folder
 

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from undrift.errors import UndriftError
     from undrift.finding import Finding, Measurement, Report, Rule, Verdict
     from undrift.improve.triggers import Retrain
+    from undrift.explanations import explain
     from undrift.inquiry import history, status, why
-    from undrift.lifecycle import adopt, apply, gate, plan, score, train
+    from undrift.lifecycle import adopt, apply, gate, plan, train
     from undrift.monitor.monitors import Monitor
     from undrift.project import Project
     from undrift.project import open_project as open  # noqa: A004  ud.open(".") reads best
     from undrift.releases import promote, roll_back, roll_out
+    from undrift.scoring import score, score_file
     from undrift.validate.gate import Gate
 
 __version__ = "0.1.0"
@@ -62,6 +64,7 @@ __all__ = [
     "__version__",
     "adopt",
     "apply",
+    "explain",
     "gate",
     "history",
     "open",
@@ -70,6 +73,7 @@ __all__ = [
     "roll_back",
     "roll_out",
     "score",
+    "score_file",
     "status",
     "train",
     "why",
@@ -86,11 +90,13 @@ _PLACES = {
     "errors": ("UndriftError",),
     "finding": ("Finding", "Measurement", "Report", "Rule", "Verdict"),
     "improve.triggers": ("Retrain",),
+    "explanations": ("explain",),
     "inquiry": ("history", "status", "why"),
-    "lifecycle": ("adopt", "apply", "gate", "plan", "score", "train"),
+    "lifecycle": ("adopt", "apply", "gate", "plan", "train"),
     "monitor.monitors": ("Monitor",),
     "project": ("Project", "open"),
     "releases": ("promote", "roll_back", "roll_out"),
+    "scoring": ("score", "score_file"),
     "validate.gate": ("Gate",),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}

@@ -11,7 +11,8 @@
     ├── ModelError               a model cannot be used
     │   ├── UntrustedModelError  its format may run code and the loader was not told to allow it
     │   ├── CorruptModelError    its files are not the ones that were registered
-    │   └── PredictionError      the model raised while predicting
+    │   ├── PredictionError      the model raised while predicting
+    │   └── InexactError         no exact explanation fits it; samples are taken instead
     ├── RequestError             one request is wrong; carries the path inside the body
     ├── OverloadError            more work than the stated bound; try again later
     ├── DeadlineError            the time the caller gave has passed
@@ -40,6 +41,7 @@ __all__ = [
     "DeadlineError",
     "DeclarationError",
     "DeliveryError",
+    "InexactError",
     "LeaseLostError",
     "MissingExtraError",
     "ModelError",
@@ -133,6 +135,10 @@ class CorruptModelError(ModelError):
 
 class PredictionError(ModelError):
     """The model raised an exception, or answered something that is no prediction."""
+
+
+class InexactError(ModelError):
+    """No exact way to explain the model fits it; the message says why, and explanations sample instead."""
 
 
 class RequestError(UndriftError):

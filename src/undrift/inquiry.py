@@ -21,6 +21,7 @@ from undrift.deploy.routes import rollout_of
 from undrift.deploy.strategy import frozen_until
 from undrift.errors import NotFoundError
 from undrift.event import Event
+from undrift.explanations import explanation_of
 from undrift.finding import Report
 from undrift.ids import from_micros
 from undrift.inference.router import Route, pick
@@ -238,17 +239,21 @@ def _frozen_then(project: Project, rule: Rollout, model: str) -> Callable[[datet
     return frozen
 
 
-def why(project: Project, request_id: str, *, model: str = "") -> dict[str, Any]:
+def why(
+    project: Project, request_id: str, *, model: str = "", explained: bool = True, method: str = "auto"
+) -> dict[str, Any]:
     """Everything known about one answered prediction.
 
     Parameters
     ----------
     request_id : the id of a prediction, or of the request it came in (then the first row of it).
+    explained : with an explanation, by the revision that answered, of the inputs that were captured.
+    method : of the explanation, as in `explain`.
 
     Returns
     -------
     dict with the inputs, the features with their age, the version and variant, the prediction, the contract findings,
-    and the outcome if there is one.
+    the outcome if there is one, and ``explanation``; where there is none, ``unexplained`` says why.
 
     Raises
     ------
@@ -259,14 +264,16 @@ def why(project: Project, request_id: str, *, model: str = "") -> dict[str, Any]
         for column in ("prediction_id", "request_id"):
             table = project.lake.scan(f"predictions_{name}", where=[(column, "=", request_id)])
             if table is not None and table.num_rows:
-                return _explain(project, name, table.slice(0, 1).to_pylist()[0])
+                row = table.slice(0, 1).to_pylist()[0]
+                known = _known(project, name, row)
+                return {**known, **explanation_of(project, row, method)} if explained else known
     raise NotFoundError(
         f"no captured prediction has the id {request_id!r} (looked at: {', '.join(names)}).",
         hint="What was answered seconds ago may still be in the spool: is `undrift work` running?",
     )
 
 
-def _explain(project: Project, model: str, row: dict[str, Any]) -> dict[str, Any]:
+def _known(project: Project, model: str, row: dict[str, Any]) -> dict[str, Any]:
     labels = project.lake.scan(f"labels_{model}", where=[("prediction_id", "=", row["prediction_id"])])
     outcome = None
     if labels is not None and labels.num_rows:

@@ -1,7 +1,7 @@
-"""The verbs that make versions and let declarations take effect: plan, apply, train, adopt, gate, score, retrain.
+"""The verbs that make versions and let declarations take effect: plan, apply, train, adopt, gate, retrain.
 
 Each reads declarations and state, lets the room concerned decide, and records the outcome in the event log. Traffic is
-given and taken in releases.py; what a retrain job does stands in retrain.py.
+given and taken in releases.py; scoring stands in scoring.py, what a retrain job does in retrain.py.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from undrift.candidates import classes_of, draft_of_version, judge_by_gate, keep
 from undrift.declarations import Model, differences, resolve_function
 from undrift.develop import adoption, training
 from undrift.develop.performance import metric_values
-from undrift.develop.rows import table_columns
 from undrift.errors import DeclarationError
 from undrift.event import Draft, Event
 from undrift.finding import Report, Verdict
 from undrift.ids import content_hash, duration
-from undrift.inference.predictor import load
 from undrift.project import FEEDS, Project
 from undrift.state.jobs import JobDraft
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Trained", "adopt", "apply", "gate", "plan", "retrain", "score", "train"]
+__all__ = ["Trained", "adopt", "apply", "gate", "plan", "retrain", "train"]
 
 Say = Callable[[str], None]
 
@@ -335,43 +333,6 @@ def gate(project: Project, model: str = "", version: int | None = None) -> Repor
     """The recorded gate report of a version (the newest if none is named)."""
     row = project.version(project.model(model).name, version)
     return msgspec.convert(row["gate"], Report)
-
-
-def score(project: Project, table: pa.Table, model: str = "", version: int | None = None) -> pa.Table:
-    """Batch inference on this machine: the rows with ``prediction``, ``score`` and, for many classes, ``scores``.
-
-    The champion answers unless a version is named. Rows that break the contract are not scored: they come back with
-    nulls and the reason in ``reason``.
-
-    Raises
-    ------
-    ContractError : no row keeps the contract.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    declared = project.model(model)
-    route = project.route(declared.name)
-    champion = route["champion"] if version is None and route is not None else ""
-    row = project.version(declared.name, version, revision=champion)
-    folder = project.artifacts.get(row["bundle"])
-    predictor = load(folder, project.settings.trust)
-    interface = predictor.manifest.interface
-    numbered = table.append_column("__row", pa.array(range(table.num_rows), pa.int64()))
-    checked = keeping(numbered, interface.contract)
-    full = with_features(project, interface, checked.accepted, bundle=folder)
-    out = predictor.predict(table_columns(interface.inputs, full))
-    answers = {
-        "score": pa.array(out.score, pa.float64()),
-        "prediction": pa.array(out.label if out.label is not None else out.score),
-    }
-    if out.scores is not None:
-        answers["scores"] = pa.array(out.scores, pa.list_(pa.float64()))
-    given, refused = full["__row"].combine_chunks(), checked.quarantined["__row"].combine_chunks()
-    for name, values in answers.items():
-        table = table.append_column(name, values.take(pc.index_in(numbered["__row"], value_set=given)))
-    reasons = checked.quarantined["reason"].take(pc.index_in(numbered["__row"], value_set=refused))
-    return table.append_column("reason", reasons)
 
 
 def retrain(project: Project, model: str = "", *, actor: str, why: str) -> str:

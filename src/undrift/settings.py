@@ -139,6 +139,15 @@ class UiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tokens: tuple[str, ...] = ()
 
 
+class ExplainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Explanations over HTTP: how long one may take, how many rows it may have, how many wait, when memory is freed."""
+
+    timeout_ms: int = 10_000
+    max_rows: int = 64
+    max_queue: int = 16
+    idle_seconds: float = 600.0
+
+
 class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the loader may open. The policy stands here, with the loader, never in the artifact."""
 
@@ -156,6 +165,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     work: WorkSettings = WorkSettings()
     alerts: AlertSettings = AlertSettings()
     ui: UiSettings = UiSettings()
+    explain: ExplainSettings = ExplainSettings()
     trust: TrustSettings = TrustSettings()
     root: str = "."
     origins: dict[str, str] = {}
@@ -187,6 +197,7 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     "work": WorkSettings,
     "alerts": AlertSettings,
     "ui": UiSettings,
+    "explain": ExplainSettings,
     "trust": TrustSettings,
 }
 
@@ -303,6 +314,13 @@ def _check_values(settings: Settings) -> None:
             )
         if not 0 < sink.timeout_seconds < math.inf:
             raise SettingsError(f"{where}.timeout_seconds must be a number above 0.")
+    for name in ("predict_route", "health_route"):
+        route = getattr(settings.serve, name)
+        if route and not _ROUTE.fullmatch(route):
+            origin = settings.origins.get(f"serve.{name}")
+            raise SettingsError(f"{origin}: serve.{name} = {route!r} must be a path, as '/predict'.")
+    if settings.work.threads < 0:
+        raise SettingsError(f"{settings.origins.get('work.threads')}: work.threads must be 0 (half the cores) or more.")
     for name in ("serve.cache_rows", "serve.price_per_cpu_hour"):
         if not 0 <= getattr(settings.serve, name.removeprefix("serve.")) < math.inf:
             raise SettingsError(f"{settings.origins.get(name)}: {name} must be 0 or a number above it.")

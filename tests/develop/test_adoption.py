@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +217,19 @@ def test_an_mlflow_model_is_adopted_by_its_alias(tmp_path: Path, artifacts: Any)
         adopt("models:/buyers@nobody", table, name="b", artifacts=artifacts, registry=MlflowRegistry(tracking))
 
 
-@pytest.mark.skipif(find_spec("pandas") is not None, reason="pandas is installed")
-def test_a_model_trained_on_data_frames_asks_for_pandas(tmp_path: Path, artifacts: Any) -> None:
+def test_a_model_trained_on_data_frames_asks_for_pandas(
+    tmp_path: Path, artifacts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Without:
+        """Finds no pandas, wherever it is installed."""
+
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+            if name == "pandas":
+                raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
+
+    monkeypatch.setattr(sys, "meta_path", [Without, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "pandas", raising=False)
     model = forest(example())
     model.feature_names_in_ = np.array(NUMBERS, dtype=object)  # what fitting on a data frame leaves behind
     dump(model, tmp_path / "model.skops")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from undrift import inquiry, releases
-from undrift.errors import NotFoundError
+from undrift import explanations, inquiry, releases
+from undrift.errors import ContractError, NotFoundError
 from undrift.ids import to_micros
 from undrift.project import Project, open_project
 from undrift.work import Worker
@@ -163,6 +163,37 @@ def test_why_explains_a_prediction_that_was_answered(released: Life) -> None:
     outcome = next(o for o in released.town.day(LIVE + DAY).outcomes if o["id"] == row["id"])
     assert found["outcome"] == {"label": outcome["label"], "at": outcome["event_time"]}
     assert found["violations"] == []
+
+
+def test_why_tells_what_each_input_added_by_the_revision_that_answered(released: Life) -> None:
+    project = released.project
+    revisions = {row["revision"]: row for row in released.answered}
+    assert len(revisions) == 2, "both versions answered"
+    for revision, row in revisions.items():
+        found = inquiry.why(project, row["id"])
+        told = found["explanation"]
+        assert (found["revision"], found["unexplained"]) == (revision, "")
+        total = told["base"] + sum(each["contribution"] for each in told["contributions"])
+        assert abs(total - told["output"]) <= told["tolerance"]
+        assert told["score"] == pytest.approx(found["score"], abs=1e-6), "the captured inputs give the answer again"
+        given = {**found["inputs"], **{name: feature["value"] for name, feature in found["features"].items()}}
+        for each in told["contributions"]:
+            assert each["value"] == pytest.approx(given[each["input"]], rel=1e-6, nan_ok=True), each["input"]
+    assert "explanation" not in inquiry.why(project, row["id"], explained=False)
+    assert inquiry.why(project, row["id"], method="lime")["explanation"]["method"] == "lime"
+    assert "one of auto" in inquiry.why(project, row["id"], method="magic")["unexplained"]
+
+
+def test_explain_takes_rows_looks_features_up_and_refuses_what_breaks_the_contract(released: Life) -> None:
+    ride = released.town.day(LIVE + DAY).rides[0]
+    rows = {name: [value] for name, value in ride.items()}
+    (champion,) = explanations.explain(released.project, rows)
+    (first,) = explanations.explain(released.project, rows, version=1)
+    assert {c.input for c in champion.contributions} >= {"distance", "rain", "weekend"}
+    assert set(champion.groups) >= {"request", "rain"}
+    assert champion.score != first.score
+    with pytest.raises(ContractError):
+        explanations.explain(released.project, {**rows, "distance": ["far"]})
 
 
 def test_why_takes_the_id_of_a_request_too_and_tells_what_was_odd(released: Life) -> None:

@@ -13,7 +13,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from undrift import lifecycle, releases
+from undrift import lifecycle, releases, scoring
 from undrift.assembly import read_table, transform_code
 from undrift.candidates import prepare
 from undrift.errors import ConflictError, ContractError, DataError, DeclarationError, NotFoundError, UntrustedModelError
@@ -180,7 +180,7 @@ def test_a_transform_travels_with_the_version_and_must_be_there(project: Project
     with pytest.raises(DeclarationError, match="calendar_of"):
         train(project)
     rides = read_table(project.root, "rides.parquet").slice(0, 10)
-    assert lifecycle.score(project, rides)["score"].null_count == 0, "what is registered needs no project code"
+    assert scoring.score(project, rides)["score"].null_count == 0, "what is registered needs no project code"
 
 
 def test_the_gate_of_a_version_can_be_read_again(project: Project) -> None:
@@ -227,7 +227,7 @@ def test_an_adopted_model_is_judged_and_served_with_its_features(project: Projec
         again = lifecycle.adopt(opened, str(pickled), opened.root / "rides.parquet", actor=ME)
         assert (again.version, len(opened.versions("rides"))) == (2, 2), "the same model is the same version"
         releases.promote(opened, actor=ME)
-        found = lifecycle.score(opened, read_table(opened.root, "rides.parquet").slice(2000, 20))
+        found = scoring.score(opened, read_table(opened.root, "rides.parquet").slice(2000, 20))
         assert found["score"].null_count == 0, "its transforms travel with it"
 
 
@@ -256,7 +256,7 @@ def test_rows_are_scored_in_their_order_and_broken_ones_come_back_with_the_reaso
     rides = read_table(project.root, "rides.parquet").slice(2000, 6)
     distances = [9.5, 99.0, 0.5, None, 5.0, 9.5]
     rides = rides.set_column(3, "distance", pa.array(distances, pa.float64()))
-    found = lifecycle.score(project, rides)
+    found = scoring.score(project, rides)
     assert found.drop_columns(["score", "prediction", "reason"]).to_pylist() == rides.to_pylist()
     scores = found["score"].to_pylist()
     assert [score is None for score in scores] == [d is None or d > 10 for d in distances]
@@ -268,23 +268,23 @@ def test_rows_are_scored_in_their_order_and_broken_ones_come_back_with_the_reaso
     assert [reason is None for reason in reasons] == [score is not None for score in scores]
     assert "distance>10" in reasons[1]
     with pytest.raises(DataError, match="none of 1 rows keeps the contract"):
-        lifecycle.score(project, rides.slice(1, 1))
+        scoring.score(project, rides.slice(1, 1))
 
 
 def test_a_version_that_is_named_scores_instead_of_the_champion(project: Project) -> None:
     train_as(project, "wide")
     rides = read_table(project.root, "rides.parquet").slice(2000, 50)
-    champion, newest = lifecycle.score(project, rides), lifecycle.score(project, rides, version=2)
-    assert champion["score"].equals(lifecycle.score(project, rides, version=1)["score"])
+    champion, newest = scoring.score(project, rides), scoring.score(project, rides, version=2)
+    assert champion["score"].equals(scoring.score(project, rides, version=1)["score"])
     assert not champion["score"].equals(newest["score"])
 
 
 def test_without_a_champion_the_newest_version_scores(fresh: Project) -> None:
     rides = read_table(fresh.root, "rides.parquet").slice(2000, 5)
     with pytest.raises(NotFoundError, match="has no version; registered: none yet"):
-        lifecycle.score(fresh, rides)
+        scoring.score(fresh, rides)
     train(fresh)
-    assert lifecycle.score(fresh, rides)["score"].null_count == 0
+    assert scoring.score(fresh, rides)["score"].null_count == 0
 
 
 # -- retrain --------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_stopped_early_it_still_adds_up_and_says_how_many_rows_it_used() -> None
         return np.asarray(table[take, np.arange(d)].prod(axis=1))
 
     found = shapley(product, d, background, np.random.default_rng(0), go_on=lambda: False)
-    assert (found.rows, found.rounds) == (1024, 0)
+    assert (found.rows, found.rounds) == (1, 0)
     assert found.base + found.values.sum() == pytest.approx(table[-1].prod())
 
 
@@ -90,4 +90,12 @@ def test_a_local_model_says_how_badly_it_fits() -> None:
 
 def test_a_constant_function_is_fitted_by_its_constant() -> None:
     found = local_model(lambda take: np.full(len(take), 7.0), np.ones((5, 2), bool), np.random.default_rng(0))
-    assert (found.base, found.values.tolist(), found.fit) == (7.0, [0.0, 0.0], 1.0)
+    assert (found.base, found.values.tolist(), found.fit, found.samples) == (7.0, [0.0, 0.0], 1.0, 5000)
+
+
+def test_a_local_model_uses_the_samples_it_had_time_for() -> None:
+    like = np.random.default_rng(3).random((30, 2)) < 0.5
+    found = local_model(
+        lambda take: (take[:, 0] < 0).astype(float), like, np.random.default_rng(0), go_on=lambda: False
+    )
+    assert found.samples == 250

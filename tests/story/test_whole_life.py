@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from undrift import inquiry, lifecycle, releases
+from undrift import inquiry, lifecycle, releases, scoring
 from undrift.data.outcomes import outcomes
 from undrift.event import Event
 from undrift.project import Project, open_project
@@ -66,7 +66,7 @@ def as_if(life: Life, version: int, start: datetime) -> float:
     """Mean squared error a version would have had on the rides since, those whose outcome came."""
     first, last = ((at - life.town.start) // DAY * PER_DAY for at in (start, life.now - DAY))
     rides = life.town.tables(last // PER_DAY)["rides"].slice(first, last - first)
-    found = lifecycle.score(life.project, rides, version=version)
+    found = scoring.score(life.project, rides, version=version)
     return float(np.mean((found["score"].to_numpy() - rides["late"].to_numpy()) ** 2))
 
 

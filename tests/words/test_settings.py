@@ -44,7 +44,10 @@ def test_values_from_the_environment_take_the_type_of_the_setting(tmp_path: Path
     [
         ("[serve]\nprot = 9000\n", r"unknown setting serve\.prot; did you mean 'port'\?"),
         ("[server]\nport = 9000\n", r"unknown section \[server\]; did you mean 'serve'\?"),
-        ("[zzz]\n", r"unknown section \[zzz\]; known here: project, stores, time, serve, work, alerts, ui, trust"),
+        (
+            "[zzz]\n",
+            r"unknown section \[zzz\]; known here: project, stores, time, serve, work, alerts, ui, explain, trust",
+        ),
         ("serve = 3\n", "'serve' must be a section"),
         ('[serve]\nport = "many"\n', r"serve\.port = 'many': Expected `int`"),
         ("[serve]\nport = 9000.5\n", r"serve\.port = 9000\.5: Expected `int`"),

@@ -19,10 +19,12 @@ from undrift.app.terminal import (
     VersionOption,
     WhyOption,
     actor,
+    counted,
     piped,
     progress,
     show,
     stop_with,
+    user_error,
 )
 from undrift.finding import Verdict
 
@@ -79,40 +81,66 @@ def gate(
 
 
 def score(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Rows to predict: a CSV or Parquet file.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Rows to predict: Parquet (a file or a folder), CSV, a Delta table.")
+    ],
     model: ModelArgument = "",
     version: VersionOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there (.csv, .parquet), not to stdout.")
-    ] = None,
+        str,
+        typer.Option("--out", "-o", metavar="PLACE", help="A .parquet or .csv file, a folder, or delta:PATH."),
+    ] = "",
+    keep: Annotated[
+        str, typer.Option("--keep", metavar="WHICH", help="Columns of the input: all, or the model's key alone.")
+    ] = "all",
+    part_rows: Annotated[
+        int, typer.Option("--part-rows", metavar="N", min=1, help="Rows that are committed together.")
+    ] = 50_000,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=0, help="Threads; one per core, at most 8, if 0.")
+    ] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew where another job, or this one, was begun.")
+    ] = False,
     project: ProjectOption = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Predict all rows of a file here and now.
+    """Predict all rows of a table here and now.
 
     Gives each row with its prediction and score. Uses the champion unless a version is named. Nothing is captured:
-    these are no answered requests.
+    these are no answered requests. With --out the table may be larger than memory, and the same command goes on where
+    one before it was killed; rows that break the contract go beside the output, with the reason. Without it the rows
+    are read at once and printed as CSV. Exit code 1 means that no row kept the contract.
 
     \b
-        undrift score new.csv --out predicted.parquet
+        undrift score new.csv
+        undrift score orders/ --out delta:predicted
     """  # noqa: D301
-    from undrift import lifecycle
+    from undrift import scoring
     from undrift.app import tables
     from undrift.project import open_project
 
-    writer = tables.writer(out) if out is not None else None
-    with open_project(project) as opened, progress("reading rows") as say:
-        rows = tables.read(data)
-        say(f"predicting {rows.num_rows} rows")
-        found = lifecycle.score(opened, rows, model, version)
-    if out is not None and writer is not None:
-        writer(found, out)
-        show({"rows": found.num_rows, "file": out}, lambda: f"{found.num_rows} rows -> {out}", json=json)
-    elif json:
-        show(found.to_pylist(), lambda: "", json=True)
-    else:
-        with piped():
-            tables.print_csv(found)
+    if keep not in ("all", "key"):
+        user_error(f"--keep {keep}: `all` or `key` was expected.")
+    with open_project(project) as opened:
+        if not out:
+            with progress("reading rows") as say:
+                rows = tables.read(data)
+                say(f"predicting {rows.num_rows} rows")
+                found = scoring.score(opened, rows, model, version)
+            if json:
+                show(found.to_pylist(), lambda: "", json=True)
+            else:
+                with piped():
+                    tables.print_csv(found)
+            return
+        with counted("predicting") as count:
+            done = scoring.score_file(
+                opened, data, out, model, version, keep="key" if keep == "key" else "all", part_rows=part_rows,
+                workers=workers, restart=restart, say=count,
+            )  # fmt: skip
+    show(done, lambda: tables.scored(done), json=json)
+    stop_with(0 if done.scored else REFUSED)
 
 
 def retrain(

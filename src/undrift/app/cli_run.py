@@ -255,20 +255,28 @@ def history(
 def why(
     request_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a prediction or of a request.")],
     model: ModelArgument = "",
+    explain: Annotated[
+        bool, typer.Option("--explain/--no-explain", help="With what each input added to the answer, or without.")
+    ] = True,
+    method: Annotated[
+        str, typer.Option("--method", metavar="METHOD", help="auto, exact, permutation or lime.")
+    ] = "auto",
     project: ProjectOption = Path(),
     json: JsonOption = False,
 ) -> None:
     """Explain one answered prediction.
 
-    Its inputs, features with their age, version, contract findings and outcome.
+    Its inputs, features with their age, version, contract findings and outcome; and what each input added to the
+    answer, by the revision that gave it.
 
     \b
         undrift why 01J9ZK3T7V5WQ8X2M4N6P8R0S1
+        undrift why 01J9ZK3T7V5WQ8X2M4N6P8R0S1 --method lime
     """  # noqa: D301
     from undrift import inquiry
     from undrift.app import render
     from undrift.project import open_project
 
     with open_project(project) as opened:
-        found = inquiry.why(opened, request_id, model=model)
+        found = inquiry.why(opened, request_id, model=model, explained=explain, method=method)
     show(found, lambda: render.why(found), json=json)

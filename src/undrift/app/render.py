@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from undrift.app.explained import explanation
 from undrift.event import Event
 from undrift.finding import Report, Verdict
 from undrift.finding import Table as Figures
@@ -368,7 +369,7 @@ def why(found: Mapping[str, Any]) -> RenderableType:
             cells = (name, _words(feature["value"]), feature["view"], feature["age"] or "-")
             rows.add_row(*(Text(cell) for cell in cells))
         parts.append(rows)
-    return Group(*parts)
+    return Group(*parts, explanation(found))
 
 
 def config(settings: Iterable[tuple[str, Any, str]]) -> RenderableType:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
 from undrift.assembly import read_table
 from undrift.errors import DataError
+from undrift.state.outputs import flat
 
-__all__ = ["print_csv", "read", "writer"]
+if TYPE_CHECKING:
+    from undrift.scoring import ScoredFile
+
+__all__ = ["print_csv", "read", "scored", "writer"]
 
 
 def read(file: Path) -> pa.Table:
@@ -29,7 +32,7 @@ def read(file: Path) -> pa.Table:
 
 
 def _to_csv(table: pa.Table, file: Path) -> None:
-    pyarrow.csv.write_csv(_flat(table), file)
+    pyarrow.csv.write_csv(flat(table), file)
 
 
 def _to_parquet(table: pa.Table, file: Path) -> None:
@@ -58,18 +61,21 @@ def writer(file: Path) -> Callable[[pa.Table, Path], None]:
     return found
 
 
+def scored(done: ScoredFile) -> str:
+    """What scoring a file gave, in a line or two."""
+    went_on = f", {done.resumed:,} of them before" if done.resumed else ""
+    lines = [
+        f"{done.rows:,} rows{went_on} by version {done.version} ({done.revision}) -> {done.out}",
+        f"  {done.rows_per_second:,.0f} rows a second" if done.rows > done.resumed else "  it was complete already",
+    ]
+    if done.quarantined:
+        lines.append(f"  {done.quarantined:,} rows break the contract -> {done.quarantine}")
+    return "\n".join(lines)
+
+
 def print_csv(table: pa.Table) -> None:
     """The table as CSV on stdout."""
     sink: Any = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(_flat(table), sink)
+    pyarrow.csv.write_csv(flat(table), sink)
     sys.stdout.write(sink.getvalue().to_pybytes().decode("utf-8"))
     sys.stdout.flush()
-
-
-def _flat(table: pa.Table) -> pa.Table:
-    """CSV has no lists or structs: they become JSON text."""
-    for place, field in enumerate(table.schema):
-        if pa.types.is_nested(field.type):
-            text = [None if v is None else msgspec.json.encode(v).decode() for v in table[field.name].to_pylist()]
-            table = table.set_column(place, field.name, pa.array(text, pa.string()))
-    return table

@@ -189,6 +189,21 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
         yield lambda line: bar.update(task, description=line)
 
 
+@contextmanager
+def counted(text: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on stderr for rows that are counted; gives a function of how many are done, and of how many (or None)."""
+    screen = console(stderr=True)
+    if not screen.is_terminal or screen.is_dumb_terminal:
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 

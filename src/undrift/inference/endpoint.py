@@ -27,7 +27,7 @@ from undrift.inference.router import Choice, Route, Variant, assign
 from undrift.inference.usage import Ledger, Usage
 from undrift.state.ports import Online
 
-__all__ = ["Answered", "Call", "Endpoint", "Row"]
+__all__ = ["Answered", "Assigned", "Call", "Endpoint", "Row"]
 
 Values = dict[str, Any]
 
@@ -57,6 +57,15 @@ class Row(NamedTuple):
     scores: list[float] | None
     label: str | None
     violations: list[str]
+
+
+class Assigned(NamedTuple):
+    """Who each row of a request is, when it is, and what answers it."""
+
+    ids: Sequence[str]
+    units: Sequence[str]
+    at: Sequence[int]
+    choices: Sequence[Choice]
 
 
 class Answered(NamedTuple):
@@ -146,11 +155,7 @@ class Endpoint:
         OverloadError : the champion's queue is full.
         DeadlineError : the time of the call has passed.
         """
-        interface = self.interface
-        ids = self._ids(interface, rows)
-        field = self.route.unit or interface.unit
-        units, choices = assign(self.route, field, [row.get(field) if field else None for row in rows], ids)
-        at = [self._at(interface, row, call) for row in rows]
+        ids, units, at, choices = self.assigned(rows, call)
         work = _Work(self, rows, call, online, ids, units, at, choices, clean)
         groups: dict[str, list[int]] = {}
         for place, choice in enumerate(choices):
@@ -177,6 +182,14 @@ class Endpoint:
         if failure is not None:
             raise failure
         return Answered([answer for answer in work.answers if answer is not None], work.records, None)
+
+    def assigned(self, rows: Sequence[Values], call: Call) -> Assigned:
+        """The id, unit, time and variant of each row."""
+        interface = self.interface
+        ids = self._ids(interface, rows)
+        field = self.route.unit or interface.unit
+        units, choices = assign(self.route, field, [row.get(field) if field else None for row in rows], ids)
+        return Assigned(ids, units, [self._at(interface, row, call) for row in rows], choices)
 
     @staticmethod
     def _ids(interface: Interface, rows: Sequence[Values]) -> list[str]:

@@ -18,6 +18,7 @@ from undrift.inference.usage import Usage
 from undrift.protocols.wire import encode, error_body, status_of
 from undrift.serving.api import Api
 from undrift.serving.connection import JSON, Head, Reply, Request
+from undrift.serving.explaining import Explaining
 from undrift.serving.paths import Asked, Path, Paths
 from undrift.serving.placement import Placement
 from undrift.serving.predict_api import PredictApi
@@ -44,11 +45,12 @@ class Gateway:
         self._placement, self._meters = placement, meters
         self._api = Api(settings, placement, recorder, meters)
         self._predict_api = PredictApi(settings, self._api)
+        self._explaining = Explaining(settings, placement, self._api.endpoint)
         self._paths = Paths(self._table())
 
     def _table(self) -> Sequence[Path]:
         """All paths of all protocols."""
-        return [*self._api.paths(), *self._predict_api.paths()]
+        return [*self._explaining.paths(), *self._api.paths(), *self._predict_api.paths()]
 
     @property
     def draining(self) -> bool:

@@ -7,7 +7,7 @@ inputs are, and which function is asked, stands in develop/explain.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ Mixture = Callable[[NDArray[np.intp]], Floats]
 
 OWN: Final = -1
 _CHUNK: Final = 8192
+_SAMPLES_AT_ONCE: Final = 250
 _KERNEL_WIDTH: Final = 0.75
 _RIDGE: Final = 1.0
 
@@ -59,7 +60,7 @@ def shapley(
     answers : the function, over mixtures.
     d, background : how many inputs and background rows there are, 1 or more.
     rounds : how often each background row is used. One round asks ``2 * d * background`` answers.
-    go_on : asked between chunks; where it says no, what was done so far is returned (at least one chunk).
+    go_on : asked between chunks of 1, 2, 4, ... background rows; where it says no, what was done so far is returned.
 
     Notes
     -----
@@ -76,13 +77,15 @@ def shapley(
     """
     if d < 1 or background < 1:
         raise ValueError(f"at least one input and one background row are needed, got {d} and {background}")
-    at_once = max(1, _CHUNK // (2 * d))
+    most, at_once = max(1, _CHUNK // (2 * d)), 1
     kept: list[list[Floats]] = [[] for _ in range(background)]
     starts = np.full(background, np.nan)
     for _ in range(rounds):
         order = rng.permutation(background)
-        for first in range(0, background, at_once):
-            rows = order[first : first + at_once]
+        done = 0
+        while done < background:
+            rows = order[done : done + at_once]
+            done, at_once = done + len(rows), min(2 * at_once, most)
             changes, start = _walk(answers, d, rows, rng)
             starts[rows] = start
             for row, change in zip(rows.tolist(), changes, strict=True):
@@ -133,16 +136,22 @@ def _estimate(kept: list[list[Floats]], starts: Floats) -> Shapley:
 class LocalModel(NamedTuple):
     """A weighted linear model of a function around one row: ``base + values.sum()`` is what it answers for the row.
 
-    ``fit``: the weighted R² of the linear model on the samples, at most 1.
+    ``fit``: the weighted R² of the linear model on the samples, at most 1. ``samples``: answers asked.
     """
 
     base: float
     values: Floats
     fit: float
+    samples: int
 
 
 def local_model(
-    answers: Mixture, like: NDArray[np.bool_], rng: np.random.Generator, *, samples: int = 5000
+    answers: Mixture,
+    like: NDArray[np.bool_],
+    rng: np.random.Generator,
+    *,
+    samples: int = 5000,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> LocalModel:
     """LIME: a ridge regression on which inputs of a sample are like the row's, near samples weighing more.
 
@@ -154,6 +163,7 @@ def local_model(
     answers : the function, over mixtures.
     like : shape (background, d): whether a background row's input counts as the same as the row's.
     samples : how many answers to ask.
+    go_on : asked between chunks of 250; where it says no, the samples answered so far are used.
 
     Notes
     -----
@@ -163,10 +173,14 @@ def local_model(
     background, d = like.shape
     take = rng.integers(0, background, (samples, d))
     take[0] = OWN
+    parts: list[Floats] = []
+    for start in range(0, samples, _SAMPLES_AT_ONCE):
+        parts.append(np.asarray(answers(take[start : start + _SAMPLES_AT_ONCE]), dtype=np.float64))
+        if not go_on():
+            break
+    told = np.concatenate(parts)
+    take = take[: len(told)]
     same = np.where(take == OWN, True, like[take, np.arange(d)]).astype(np.float64)
-    told: Any = np.concatenate(
-        [np.asarray(answers(take[i : i + _CHUNK]), dtype=np.float64) for i in range(0, samples, _CHUNK)]
-    )
     squared = (1.0 - same).sum(axis=1)
     weights = np.sqrt(np.exp(-squared / (_KERNEL_WIDTH**2 * d)))
     total = weights.sum()
@@ -175,4 +189,4 @@ def local_model(
     values = np.linalg.solve(x.T @ (weights[:, None] * x) + _RIDGE * np.eye(d), x.T @ (weights * y))
     spread = float(weights @ y**2)
     fit = 1.0 - float(weights @ (y - x @ values) ** 2) / spread if spread > 0 else 1.0
-    return LocalModel(base=mean - float(centre @ values), values=values, fit=fit)
+    return LocalModel(base=mean - float(centre @ values), values=values, fit=fit, samples=len(told))
