@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from undrift.develop.explain import Explainer, Explanation
+from undrift.develop.explain import Explainer
+from undrift.develop.explanation import Explanation
 from undrift.develop.folds import TrainingData
 from undrift.develop.importance import BACKGROUND_FILE, Background
 from undrift.develop.training import train

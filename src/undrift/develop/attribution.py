@@ -15,15 +15,14 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from undrift.develop.explanation import Scale
 from undrift.develop.rows import ask
 from undrift.errors import InexactError, MissingExtraError, SettingsError
 from undrift.plugins import resolve_path
 
-__all__ = ["Additive", "Attributor", "Scale", "link"]
+__all__ = ["Additive", "Attributor", "link"]
 
 Floats = NDArray[np.float64]
-Scale = Literal["probability", "log_odds", "margin", "log", "value"]
-"""What contributions add up to: P(class); its log odds; the class's input to a softmax; a logarithm; the value."""
 
 _DOUBLE, _SINGLE = 1e-6, 1e-4
 """How far the sum may be from the model's own answer, relative to the larger of 1 and the answer: by float width."""

@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from undrift.develop.attribution import Additive, Attributor, Scale, link
+from undrift.develop.attribution import Additive, Attributor, link
 from undrift.develop.bundle import MODEL_FILES, Input, Manifest
+from undrift.develop.explanation import METHODS, Contribution, Explanation, Method, Scale
 from undrift.develop.importance import Background, Columns, Raw, ask_mixtures, group_of, target_of
 from undrift.develop.rows import encode, native_rows
 from undrift.develop.trust import open_model
@@ -26,11 +26,9 @@ from undrift.errors import InexactError, MissingExtraError, ModelError, RequestE
 from undrift.settings import TrustSettings
 from undrift.stats.shapley import local_model, shapley
 
-__all__ = ["METHODS", "Contribution", "Explainer", "Explanation", "Method"]
+__all__ = ["Explainer"]
 
 Floats = NDArray[np.float64]
-Method = Literal["tree", "linear", "permutation", "lime"]
-METHODS: Final = ("auto", "exact", "permutation", "lime")
 
 _SAMPLED: Final = 1e-6
 _SERVED: Final = 1e-4
@@ -38,53 +36,6 @@ _REASONS: Final = 3
 _ROUNDS: Final = 2
 _LIME_SAMPLES: Final = 5000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Contribution(msgspec.Struct, frozen=True, kw_only=True):
-    """What one input added to the answer, on the explanation's scale.
-
-    ``value``: of the input, null where absent. ``error``: standard error from sampling, null where it is exact or not
-    known. ``group``: where the input comes from: ``request``, or its feature view or transform.
-    """
-
-    input: str
-    value: Any
-    contribution: float
-    error: float | None
-    group: str
-
-
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer, taken apart: ``base`` plus all contributions is ``output``, but for ``residual``.
-
-    Parameters
-    ----------
-    method : ``tree`` and ``linear`` are exact, ``permutation`` is sampled, ``lime`` is a local linear model.
-    scale : what is added up: ``probability`` of the class, its ``log_odds``, its ``margin`` (input to a softmax), the
-        ``value``, or its ``log``.
-    label : the class that is explained: the positive one, or the one answered; empty for regression.
-    base : the answer where nothing is known of the row: over the training data (tree) or the background rows.
-    output : of the model, on the scale. ``score``: of the form that serves: a probability or value.
-    residual, tolerance : ``output - base - sum``, and what it may be at most (no bound for LIME, which fits).
-    contributions : the largest first.
-    groups : sums of contributions by where the inputs come from.
-    reasons : the foremost contributions in words.
-    coarse : the deadline ended the sampling early. ``notes``: what a reader has to know.
-    """
-
-    method: Method
-    scale: Scale
-    label: str
-    base: float
-    output: float
-    score: float
-    residual: float
-    tolerance: float | None
-    contributions: tuple[Contribution, ...]
-    groups: dict[str, float]
-    reasons: tuple[str, ...]
-    coarse: bool
-    notes: tuple[str, ...]
 
 
 class _Parts(NamedTuple):

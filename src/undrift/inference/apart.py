@@ -12,22 +12,57 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import IO, Any, Final
+from typing import IO, Any, BinaryIO, Final
 
 import msgspec
 
-from undrift.develop.explain import Explanation
+from undrift.develop.explanation import Explanation
 from undrift.errors import DeadlineError, ModelError, OverloadError, RequestError, StateError
-from undrift.inference.explain import Asked, Told, write_frame
 from undrift.settings import TrustSettings
 
-__all__ = ["Apart"]
+__all__ = ["Apart", "Asked", "Told", "read_frame", "write_frame"]
 
 _MARGIN: Final = 0.05
 """Seconds that are left for the way back when sampling ends at the deadline."""
 _STUCK: Final = 30.0
 """Seconds after its deadline at which a request that is still being explained costs the process its life."""
+_FRAME: Final = 4
 _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to the process: rows of one bundle, as one list per input, and the seconds it may take."""
+
+    folder: str
+    columns: dict[str, list[Any]]
+    method: str
+    label: str
+    seconds: float
+    trust: TrustSettings
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer: explanations, or the message (with ``path`` where the request is wrong) of why there are none."""
+
+    explanations: list[Explanation] = []
+    error: str = ""
+    hint: str = ""
+    path: str = ""
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The next message: four bytes of length, then so many; None at the end of the stream."""
+    head = stream.read(_FRAME)
+    if len(head) < _FRAME:
+        return None
+    size = int.from_bytes(head, "big")
+    content = stream.read(size)
+    return content if len(content) == size else None
+
+
+def write_frame(content: bytes) -> bytes:
+    """A message as it goes over the pipe."""
+    return len(content).to_bytes(_FRAME, "big") + content
 
 
 class Apart:

@@ -13,41 +13,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import msgspec
 
-from undrift.develop.explain import Explainer, Explanation
+from undrift.develop.explain import Explainer
 from undrift.develop.importance import Columns
 from undrift.errors import MissingExtraError, RequestError, UndriftError
+from undrift.inference.apart import Asked, Told, read_frame, write_frame
 from undrift.inference.predictor import Predictor, load
 from undrift.settings import TrustSettings
 
-__all__ = ["Asked", "Told", "open_explainer", "read_frame", "write_frame"]
+__all__ = ["open_explainer"]
 
 NICENESS: Final = 10
 _KEPT: Final = 4
-_FRAME: Final = 4
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to the process: rows of one bundle, as one list per input, and the seconds it may take."""
-
-    folder: str
-    columns: dict[str, list[Any]]
-    method: str
-    label: str
-    seconds: float
-    trust: TrustSettings
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer: explanations, or the message (with ``path`` where the request is wrong) of why there are none."""
-
-    explanations: list[Explanation] = []
-    error: str = ""
-    hint: str = ""
-    path: str = ""
 
 
 def open_explainer(folder: Path, trust: TrustSettings, predictor: Predictor | None = None) -> Explainer:
@@ -79,21 +59,6 @@ def _raw(predictor: Predictor) -> Callable[[Columns], Any]:
         return np.column_stack([1.0 - score, score]) if task == "binary" else score
 
     return raw
-
-
-def read_frame(stream: BinaryIO) -> bytes | None:
-    """The next message: four bytes of length, then so many; None at the end of the stream."""
-    head = stream.read(_FRAME)
-    if len(head) < _FRAME:
-        return None
-    size = int.from_bytes(head, "big")
-    content = stream.read(size)
-    return content if len(content) == size else None
-
-
-def write_frame(content: bytes) -> bytes:
-    """A message as it goes over the pipe."""
-    return len(content).to_bytes(_FRAME, "big") + content
 
 
 def _answer(asked: Asked, opened: dict[str, Explainer]) -> Told:

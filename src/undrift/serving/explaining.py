@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from undrift.develop.explain import Explanation
+from undrift.develop.explanation import Explanation
 from undrift.errors import RequestError
 from undrift.inference.apart import Apart
 from undrift.inference.endpoint import Endpoint
