@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from undrift.deploy.strategy import Objective
     from undrift.develop.training import TrainingData
     from undrift.errors import UndriftError
+    from undrift.explanations import explain
     from undrift.finding import Finding, Measurement, Report, Rule, Verdict
     from undrift.improve.triggers import Retrain
-    from undrift.explanations import explain
     from undrift.inquiry import history, status, why
     from undrift.lifecycle import adopt, apply, gate, plan, train
     from undrift.monitor.monitors import Monitor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from servers import Routed, Serve, Server, flights  # isort: skip
 def explain(server: Server, rows: Any, model: str = "flights", timeout_ms: int = 0, **options: Any) -> httpx.Response:
     headers = {"X-Request-Timeout-Ms": str(timeout_ms)} if timeout_ms else {}
     body = {"instances": rows, **options}
-    return server.client.post(f"/v1/models/{model}:explain", json=body, headers=headers, timeout=100)
+    return server.client.post(f"/v1/models/{model}:explain", json=body, headers=headers, timeout=180)
 
 
 def children(pid: int) -> list[int]:
@@ -84,12 +83,10 @@ def test_out_of_time_is_504_and_a_process_that_dies_is_replaced(serve: Serve, ro
     assert explain(server, flights(1)).status_code == 200
     (pid,) = explaining(server)
     os.kill(pid, signal.SIGKILL)
-    until = time.monotonic() + 30
     codes = [explain(server, flights(1)).status_code]
-    while codes[-1] != 200:
-        assert time.monotonic() < until
+    while codes[-1] != 200 and len(codes) < 5:
         codes.append(explain(server, flights(1)).status_code)
-    assert set(codes) <= {200, 503}
+    assert codes in ([200], [503, 200]), "only a request that met the dying process is refused"
     (new,) = explaining(server)
     assert new != pid
     worker = server.workers()[0]
