@@ -314,13 +314,6 @@ def _check_values(settings: Settings) -> None:
             )
         if not 0 < sink.timeout_seconds < math.inf:
             raise SettingsError(f"{where}.timeout_seconds must be a number above 0.")
-    for name in ("predict_route", "health_route"):
-        route = getattr(settings.serve, name)
-        if route and not _ROUTE.fullmatch(route):
-            origin = settings.origins.get(f"serve.{name}")
-            raise SettingsError(f"{origin}: serve.{name} = {route!r} must be a path, as '/predict'.")
-    if settings.work.threads < 0:
-        raise SettingsError(f"{settings.origins.get('work.threads')}: work.threads must be 0 (half the cores) or more.")
     for name in ("serve.cache_rows", "serve.price_per_cpu_hour"):
         if not 0 <= getattr(settings.serve, name.removeprefix("serve.")) < math.inf:
             raise SettingsError(f"{settings.origins.get(name)}: {name} must be 0 or a number above it.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-MOST_NAMES = 40
+MOST_NAMES = 44
 
 # every name that `import undrift as ud` promises; a change here stands in CHANGELOG.md too
 PUBLIC = (
