@@ -32,6 +32,9 @@ def sums(
         count = min(CHUNK, paths - number * CHUNK)
         rng = np.random.default_rng([seed, number])
         looks = units // BLOCK
+        if METRICS[metric]:
+            yield np.cumsum(binary(METRICS[metric], rng, (count, looks, segments), share, loss), axis=1)
+            continue
         treated = rng.random((count, units)) < share
         segment = rng.integers(0, segments, (count, units), dtype=np.int32)
         place = np.arange(count, dtype=np.int32)[:, None] * looks + np.arange(units, dtype=np.int32)[None, :] // BLOCK
@@ -43,11 +46,17 @@ def sums(
         yield np.cumsum(table, axis=1)
 
 
+def binary(rate: float, rng: np.random.Generator, shape: tuple[int, int, int], share: float, loss: float) -> Array:
+    """What each look adds, drawn as counts: of units no more is to be known than their arm and their 0 or 1."""
+    here = rng.multinomial(BLOCK, np.full(shape[2], 1 / shape[2]), size=shape[:2])
+    treated = rng.binomial(here, share)
+    n = np.stack([here - treated, treated], axis=-1)
+    ones = rng.binomial(n, np.array([rate, rate * (1 + loss)]))
+    return np.stack([n, ones, ones], axis=-1).astype(np.float64)
+
+
 def values(metric: str, rng: np.random.Generator, treated: NDArray[np.bool_], loss: float) -> list[Array]:
     factor = np.where(treated, 1 + loss, 1.0)
-    if METRICS[metric]:
-        x = (rng.random(treated.shape) < METRICS[metric] * factor).astype(np.float64)
-        return [x, x]
     if metric == "lognormal":
         x = rng.lognormal(0, 1, treated.shape) * factor
         return [x, np.square(x)]

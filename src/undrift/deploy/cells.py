@@ -264,6 +264,7 @@ def _bounds(tally: Tally, test: Test, arms: _Values, alpha: Floats, tuning: floa
             alpha,
             tuning,
             one_sided=True,
+            span=metric.bounds[1] - metric.bounds[0] if metric.kind == "proportion" and metric.bounds else 0.0,
         )
     gap = test.side * (arms.value[:, 1] - weight * arms.value[:, 0])
     if metric.kind == "quantile":

@@ -40,9 +40,7 @@ Ints = NDArray[np.int64]
 
 def hashes(texts: list[str]) -> NDArray[np.uint64]:
     """64 bits of BLAKE2 of each text: a unit's key; two of ten million units share one with probability 3e-6."""
-    return np.fromiter(
-        (int.from_bytes(blake2b(t.encode(), digest_size=8).digest(), "little") for t in texts), np.uint64, len(texts)
-    )
+    return np.frombuffer(b"".join(blake2b(t.encode(), digest_size=8).digest() for t in texts), dtype="<u8")
 
 
 class Tally:
@@ -58,7 +56,6 @@ class Tally:
         self.groups: list[tuple[str, str]] = [("", ""), *known]
         self.known = len(self.groups)
         self.strata: list[tuple[float, int]] = []
-        self._index: dict[tuple[float, int], int] = {}
         self.centers = centers
         metrics, tests = len(plan.metrics), len(plan.tests)
         self.sums = np.zeros((metrics, len(self.groups), 0, 2, SUMS))
@@ -100,16 +97,13 @@ class Tally:
             for name in names:
                 if (column, name) not in self.groups and len(self.groups) < MOST_GROUPS:
                     self.groups.append((column, name))
-        for pair in zip(arms.probability.tolist(), (arms.time // DAY).tolist(), strict=True):
-            if pair not in self._strata_index:
-                self._strata_index[pair] = len(self.strata)
-                self.strata.append(pair)
+        kinds, which = np.unique(np.stack([arms.probability, arms.time // DAY]), axis=1, return_inverse=True)
+        pairs = [(float(share), int(day)) for share, day in kinds.T]
+        self.strata += [pair for pair in pairs if pair not in set(self.strata)]
         self._grow()
         arms.groups = [np.zeros(len(arms.unit), np.int64), *(self._group_codes(c, s) for c, s in segments.items())]
-        home = np.array(
-            [self._strata_index[p] for p in zip(arms.probability.tolist(), (arms.time // DAY).tolist(), strict=True)],
-            dtype=np.int32,
-        )
+        places = {pair: i for i, pair in enumerate(self.strata)}
+        home = np.array([places[pair] for pair in pairs], dtype=np.int32)[which.ravel()]
         order = np.argsort(arms.time, kind="stable")
         for codes in arms.groups:
             inside = order[codes[order] >= 0]
@@ -310,12 +304,6 @@ class Tally:
     def _probability(self) -> Floats:
         return np.array([p for p, _ in self.strata])[self.stratum]
 
-    @property
-    def _strata_index(self) -> dict[tuple[float, int], int]:
-        if len(self._index) != len(self.strata):
-            self._index = {pair: i for i, pair in enumerate(self.strata)}
-        return self._index
-
     def _group_codes(self, column: str, segment: tuple[Ints, list[str]]) -> Ints:
         codes, names = segment
         at = {name: i for i, (c, name) in enumerate(self.groups) if c == column}
@@ -362,8 +350,10 @@ class _Arms:
     """Rows as arrays: unit, probability of the candidate, arm, time; groups once they are known."""
 
     def __init__(self, rows: pa.Table, candidate: str) -> None:
-        revision = np.asarray(rows["revision"].to_pylist(), dtype=object)
-        self.arm = (revision == candidate).astype(np.int8)
+        import pyarrow.compute as pc
+
+        ours = pc.equal(rows["revision"], candidate).fill_null(False)
+        self.arm = ours.to_numpy(zero_copy_only=False).astype(np.int8)
         drawn = floats(rows["propensity"])
         # the recorded propensity is that of the variant that was drawn
         self.probability = np.round(np.where(self.arm == 1, drawn, 1.0 - drawn), 9)

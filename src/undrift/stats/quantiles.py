@@ -22,6 +22,7 @@ _LOWEST: Final = 0.01
 _HIGHEST: Final = 1e6
 _EDGES: Final = _LOWEST * _RATIO ** np.arange(math.ceil(math.log(_HIGHEST / _LOWEST, _RATIO)) + 1)
 BINS: Final = len(_EDGES) + 1
+_ENDS: Final = np.append(_EDGES, math.inf)
 #: Prior units of the bets of the smaller arm: deviations of about sqrt(p (1 - p) / STRENGTH) are found soonest.
 STRENGTH: Final = 200.0
 _REACH: Final = 8.0
@@ -115,20 +116,24 @@ def evidence_of_later(
     n0, n1 = float(old[-1]), float(new[-1])
     if n0 <= 0 or n1 <= 0:
         return -math.inf
-    edges = np.append(_EDGES, math.inf)
-    allowed = edges * (1 + margin) if relative else edges + margin
-    later = np.searchsorted(_EDGES, allowed * (1 - 1e-12), side="left")  # first edge that is not earlier
-    below = np.concatenate([[0.0], old[:-1]])  # strictly below each bin
-    # beyond some deviations of p on both sides one of the two speaks loudly and the other not at all
-    reach0, reach1 = (_REACH * math.sqrt(p * (1 - p) / n) + 2 / n for n in (n0, n1))
-    first = min(np.searchsorted(below, (p - reach0) * n0), np.searchsorted(new[later], (p - reach1) * n1))
-    last = max(np.searchsorted(below, (p + reach0) * n0), np.searchsorted(new[later], (p + reach1) * n1))
-    here = slice(int(first), min(int(last) + 1, BINS))
     if glance:
         place = min(int(np.searchsorted(old, p * n0)), BINS - 1)
         here = slice(place, place + 1)
+    else:
+        here = slice(0, BINS)
+    ends = _ENDS[here]
+    allowed = ends * (1 + margin) if relative else ends + margin
+    later = new[np.searchsorted(_EDGES, allowed * (1 - 1e-12), side="left")]  # first edge that is not earlier
+    below = old[here] - np.asarray(champion, dtype=np.float64)[here]  # strictly below each bin
+    # where both counts are far from p on one side, one arm speaks loudly and the other not at all
+    reach0, reach1 = (_REACH * math.sqrt(p * (1 - p) / n) + 2 / n for n in (n0, n1))
+    near = (np.abs(below / n0 - p) <= reach0) | (np.abs(later / n1 - p) <= reach1)
+    near |= (below / n0 <= p) != (later / n1 <= p)
+    if near.any() and not glance:
+        first, last = int(near.argmax()), BINS - int(near[::-1].argmax())
+        later, below = later[max(first - 1, 0) : last + 1], below[max(first - 1, 0) : last + 1]
     part = in_unit_interval(share, "share")
     bold0, bold1 = STRENGTH * max(1.0, (1 - part) / part), STRENGTH * max(1.0, part / (1 - part))
-    late = log_evidence_below(new[later[here]], n1, p, bold1)
-    early = log_evidence_below(n0 - below[here], n0, 1 - p, bold0)
+    late = log_evidence_below(later, n1, p, bold1)
+    early = log_evidence_below(n0 - below, n0, 1 - p, bold0)
     return float((late + early).min())

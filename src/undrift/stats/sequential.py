@@ -26,6 +26,13 @@ MINIMUM_UNITS = 30
 SPREAD: tuple[float, ...] = (0.1, 1.0, 10.0)
 _NEWTON_STEPS = 30
 
+#: Units by which a mean's interval is widened, sqrt(1 + this / n): a skewed metric's variance is found late. By
+#: simulation (benchmarks/rollouts/coverage.py).
+_LATE_VARIANCE = 50.0
+
+#: Outcomes at the far end of the range that an arm of a proportion is taken to have had beside those seen.
+_PSEUDO_OUTCOMES = 2.0
+
 
 def mixture_scale(tuning: float, alpha: ArrayLike, *, one_sided: bool = False) -> FloatArray:
     """The mixture's rho squared, per unit, that makes the interval tightest at `tuning` units.
@@ -106,11 +113,12 @@ def mean_sequence(
     side : "lower" and "upper" bound one side only, at the whole of `alpha`.
 
     >>> mean_sequence(Moments(n=1000, mean=0.2, m2=160.0), 0.05, 1000)
-    Estimate(value=0.2, lower=0.1592152602674376, upper=0.24078473973256243, n=1000, level=0.95)
+    Estimate(value=0.2, lower=0.1582080779957957, upper=0.24179192200420432, n=1000, level=0.95)
     """
     if moments.n < MINIMUM_UNITS:
         return _estimate(moments.mean if moments.n else math.nan, math.inf, moments.n, alpha, side)
     multiplier = float(mixture_multiplier(moments.n, alpha, tuning, one_sided=side != "both", spread=spread))
+    multiplier *= math.sqrt(1 + _LATE_VARIANCE / moments.n)
     return _estimate(moments.mean, moments.standard_error * multiplier, moments.n, alpha, side)
 
 
@@ -132,6 +140,7 @@ def difference_bounds(
     one_sided: bool = False,
     minimum: int = MINIMUM_UNITS,
     spread: Sequence[float] = SPREAD,
+    span: float = 0.0,
 ) -> Bounds:
     """Candidate minus champion with a time-uniform half-width, for many metrics and segments in one call.
 
@@ -154,6 +163,8 @@ def difference_bounds(
     alpha : in (0, 1), for each difference by itself (one, or an array of their shape); divide it for many.
     tuning : number of candidate units at which the interval is tightest (exactly: total of h_k).
     one_sided : the half-width serves one side only, the other is unbounded.
+    span : for proportions the length of their range, 1. Arms without a failure have no variance and would be surely
+        alike: each is taken to have had two more outcomes a span away. Without it, no variance gives no bound.
     """
     n0, mean0, m0 = (np.asarray(a, dtype=np.float64) for a in champion)
     n1, mean1, m1 = (np.asarray(a, dtype=np.float64) for a in candidate)
@@ -161,6 +172,10 @@ def difference_bounds(
     h = np.where(both, n0 * n1 / np.maximum(n0 + n1, 1), 0.0)
     var0, var1 = _drawn_together(h, n0, m0, n1, m1)
     variance = var0 / np.maximum(n0, 1) + var1 / np.maximum(n1, 1)
+    if span:
+        size0, size1 = (np.maximum(np.where(both, n, 0).sum(axis=-1, keepdims=True), 1) for n in (n0, n1))
+        extra = _PSEUDO_OUTCOMES * span**2 * (size0**-2.0 + size1**-2.0)  # of the whole, shared out over strata
+        variance = variance + np.where(h > 0, extra * h.sum(axis=-1, keepdims=True) / np.maximum(h, 1e-300), 0.0)
     found = asymptotic_bounds(mean1 - mean0, variance, h, alpha, tuning, one_sided=one_sided, spread=spread)
     smaller = np.where(both, np.minimum(n0, n1), 0).sum(axis=-1)
     return Bounds(found.value, np.where(smaller >= minimum, found.half_width, np.inf))
@@ -188,7 +203,7 @@ def asymptotic_bounds(
         value = (h * np.asarray(differences)).sum(axis=-1) / total
         se = np.sqrt((np.square(h) * np.asarray(variances)).sum(axis=-1)) / total
         half = se * mixture_multiplier(total, alpha, tuning, one_sided=one_sided, spread=spread)
-    return Bounds(value, np.where(np.isfinite(half), half, np.inf))
+    return Bounds(value, np.where(np.isfinite(half) & (half > 0), half, np.inf))
 
 
 def _drawn_together(
