@@ -1,8 +1,9 @@
 """The truth table: false alarms against the stated budget, and what is found how soon, on simulated streams.
 
-    python benchmarks/monitoring/truth.py undrift [--seeds 100] [--changed 20]      undrift's monitors
-    python benchmarks/monitoring/truth.py rivals [--seeds 2] [--changed 2]          the others, in their environments
-    python benchmarks/monitoring/truth.py table                                     both side by side, to results.md
+    python benchmarks/monitoring/truth.py quiet [--seeds 100]                       undrift's false alarms
+    python benchmarks/monitoring/truth.py changed [--changed 20]                    what it finds, and how soon
+    python benchmarks/monitoring/truth.py rivals --seeds 2 --changed 2              the others, in their environments
+    python benchmarks/monitoring/truth.py table                                     all side by side, as Markdown
 
 Streams: streams.py. Each of undrift's monitors has a budget of one false alarm in 30 days. The others raise an alarm
 when any of 30 columns is beyond its threshold, as they come; and once more with the threshold at which they raise as
@@ -198,28 +199,40 @@ def changed_stream(task: tuple[int, str, int]) -> dict[str, int | None]:
     return found
 
 
-def undrift(given: argparse.Namespace) -> None:
-    quiet: dict[str, list[Any]] = {}
+def keep(part: str, found: Any) -> None:
+    """Put a part of undrift's results beside the others."""
+    path = HERE / "truth-undrift.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, part: {**known.get(part, {}), **found}}))
+
+
+def quiet(given: argparse.Namespace) -> None:
+    groups = (
+        ("drift", given.seeds, WINDOWS),
+        ("default", max(2, given.seeds // 5), WINDOWS),
+        ("quality", max(2, given.seeds // 5), WINDOWS),
+        ("integrity", max(2, given.seeds // 10), WINDOWS),
+        ("segments", max(2, given.seeds // 10), WINDOWS),
+        ("together", max(2, given.seeds // 10), WINDOWS // 2),
+    )
     with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
-        for names, seeds, windows in (
-            (("drift",), given.seeds, WINDOWS),
-            (("default",), max(2, given.seeds // 5), WINDOWS),
-            (("segments",), max(2, given.seeds // 5), WINDOWS),
-            (("integrity",), max(2, given.seeds // 10), WINDOWS),
-            (("together",), max(2, given.seeds // 10), WINDOWS // 2),
-            (("quality",), max(2, given.seeds // 5), WINDOWS),
-        ):
-            found = pool.map(quiet_stream, [(seed, names, windows) for seed in range(seeds)], chunksize=1)
-            for name in names:
-                quiet[name] = [[windows, each[name]] for each in found]
-                alarmed = sum(len(d) for _, d in quiet[name])
-                print(f"{name}: {alarmed} alarmed windows of {windows * seeds}", flush=True)
-        tasks = [(seed, c, s) for c in STRENGTHS for s in range(3) for seed in range(1000, 1000 + given.changed)]
-        found = pool.map(changed_stream, tasks, chunksize=2)
-    changed: dict[str, list[Any]] = defaultdict(list)
-    for (_, change, strength), each in zip(tasks, found, strict=True):
-        changed[f"{change}/{strength}"].append(each)
-    (HERE / "truth-undrift.json").write_text(json.dumps({"quiet": quiet, "changed": changed}))
+        for name, seeds, windows in groups:
+            if given.only and name not in given.only.split(","):
+                continue
+            found = pool.map(quiet_stream, [(seed, (name,), windows) for seed in range(seeds)], chunksize=1)
+            keep("quiet", {name: [[windows, each[name]] for each in found]})
+            alarmed = sum(len(each[name]) for each in found)
+            print(f"{name}: {alarmed} alarmed windows of {windows * seeds}", flush=True)
+
+
+def changed(given: argparse.Namespace) -> None:
+    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
+        for change in given.only.split(",") if given.only else STRENGTHS:
+            for place in map(int, given.strengths.split(",")):
+                tasks = [(seed, change, place) for seed in range(1000, 1000 + given.changed)]
+                found = pool.map(changed_stream, tasks, chunksize=1)
+                keep("changed", {f"{change}/{place}": found})
+                print(change, place, found, flush=True)
 
 
 RIVALS = ("scipy", "alibi", "evidently_rule", "nannyml")
@@ -235,21 +248,22 @@ def rivals(given: argparse.Namespace) -> None:
         kept = json.loads(path.read_text())
     with tempfile.TemporaryDirectory() as folder:
         for tool in given.tools.split(","):
-            quiet, changed = [], defaultdict(list)
+            calm, found = [], defaultdict(list)
             for seed in range(given.seeds):
                 days = stream(seed, range(-REFERENCE_DAYS, given.windows))
-                quiet.append(_scores(folder, tool, days, range(given.windows), python, environment))
+                calm.append(_scores(folder, tool, days, range(given.windows), python, environment))
                 print(tool, "quiet", seed, flush=True)
             for change, strengths in STRENGTHS.items():
-                for place, strength in enumerate(strengths):
+                for place in map(int, given.strengths.split(",")):
+                    strength = strengths[place]
                     for seed in range(1000, 1000 + given.changed):
                         days = stream(seed, range(-REFERENCE_DAYS, ONSET + 14), change, strength)
                         scores = _scores(
                             folder, tool, days, range(ONSET, ONSET + 14), python, environment, CHANGED[change]
                         )
-                        changed[f"{change}/{place}"].append(scores)
+                        found[f"{change}/{place}"].append(scores)
                 print(tool, change, flush=True)
-            kept[tool] = {"quiet": quiet, "changed": changed}
+            kept[tool] = {"quiet": calm, "changed": found}
             path.write_text(json.dumps(kept))
 
 
@@ -276,23 +290,21 @@ def _scores(
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("part", choices=("undrift", "rivals", "table"))
-    asked.add_argument("--seeds", type=int)
-    asked.add_argument("--changed", type=int)
+    asked.add_argument("part", choices=("quiet", "changed", "rivals", "table"))
+    asked.add_argument("--seeds", type=int, default=100)
+    asked.add_argument("--changed", type=int, default=20)
     asked.add_argument("--windows", type=int, default=90)
     asked.add_argument("--processes", type=int, default=2)
+    asked.add_argument("--strengths", default="0,1,2")
+    asked.add_argument("--only", default="")
     asked.add_argument("--tools", default=",".join(RIVALS))
     given = asked.parse_args()
-    if given.part == "undrift":
-        given.seeds, given.changed = given.seeds or 100, given.changed or 20
-        undrift(given)
-    elif given.part == "rivals":
-        given.seeds, given.changed = given.seeds or 2, given.changed or 2
-        rivals(given)
-    else:
+    if given.part == "table":
         from truth_table import write
 
         write(HERE)
+    else:
+        {"quiet": quiet, "changed": changed, "rivals": rivals}[given.part](given)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["judge_integrity"]
 
 FEWEST_ROWS: Final = 30
+FEWEST_WINDOWS: Final = 3
 AHEAD: Final = timedelta(minutes=5)
 """How far events may lie after their arrival: clocks differ."""
 
@@ -91,7 +92,10 @@ def _judge(
     n, k = int(fresh.sum()), int((share.flag & fresh).sum())
     if k / n <= share.usual + monitor.size:
         return None
-    most = float(past_rates(share.flag, times, past, window).max(initial=0.0))
+    rates = past_rates(share.flag, times, past, window)
+    if share.name == "spike" and len(rates) < FEWEST_WINDOWS:
+        return None  # a dry week may fill a column with zeros: custom is learnt first
+    most = float(rates.max(initial=0.0))
     bound = max(share.usual, most) + monitor.size
     seen = wilson_interval(Counts(k, n), 1 - 2 * alpha)
     if seen.lower <= bound:

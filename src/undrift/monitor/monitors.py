@@ -20,9 +20,26 @@ from undrift.stats.calibration import Persistence, level_per_test
 __all__ = ["FEWEST_DAYS", "Monitor", "found", "healthy"]
 
 Kind = Literal[
-    "feed", "silent", "integrity", "drift", "multivariate", "performance", "estimate", "slices", "service", "skew"
+    "feed",
+    "silent",
+    "integrity",
+    "drift",
+    "multivariate",
+    "performance",
+    "change",
+    "estimate",
+    "slices",
+    "service",
+    "skew",
 ]
-FEWEST_DAYS: Final[dict[str, int]] = {"drift": 5, "multivariate": 5, "performance": 3, "estimate": 3, "slices": 7}
+FEWEST_DAYS: Final[dict[str, int]] = {
+    "drift": 5,
+    "multivariate": 5,
+    "performance": 3,
+    "change": 5,
+    "estimate": 3,
+    "slices": 7,
+}
 """Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
 ACTIONS: Final = frozenset({"freeze", "retrain", "roll_back"})
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -38,6 +55,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "severity": "high",
         "actions": ("retrain",),
     },
+    "change": {"window": "60d", "practical": 0.1, "severity": "high"},
     "estimate": {"window": "7d", "practical": 0.1, "persistence": (2, 3), "severity": "low"},
     "slices": {"window": "28d", "practical": 0.2, "severity": "high"},
     "service": {"window": "1d", "practical": 0.0, "severity": "high"},
@@ -55,9 +73,10 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         collapsed, failing; nulls that surge; traffic that stops), ``drift`` (inputs, features, ``score``, ``label``
         against the reference profile of the version), ``performance`` (loss on labelled rows against the loss the
         version was expected to have), ``integrity`` (rows unlike those in training: missing, unseen, out of range, one
-        value too often, looked up in vain), ``multivariate`` (inputs that no longer go together), ``estimate`` (the
-        loss before labels are there), ``slices`` (the worst parts of the rows, found by search), ``service`` (failed
-        and late answers against an objective), ``skew`` (features served against features computed offline).
+        value too often, looked up in vain), ``change`` (the day from which the loss rose), ``multivariate`` (inputs
+        that no longer go together), ``estimate`` (the loss before labels are there), ``slices`` (the worst parts of the
+        rows, found by search), ``service`` (failed and late answers against an objective), ``skew`` (features served
+        against features computed offline).
     columns : which columns; all if empty.
     source : which source (feed); all the model's views use if empty.
     metric : which loss (performance, estimate, slices); empty for ``log_loss`` of classifiers and ``absolute_error`` of

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from undrift.finding import Finding, Report, Verdict, Window
 from undrift.monitor.alerts import open_incidents, spoiled_windows
 from undrift.monitor.causes import Lost, explain, lost, ranked
 from undrift.monitor.cells import Reference, Slots
+from undrift.monitor.change import judge_change
 from undrift.monitor.drift import judge_drift
 from undrift.monitor.estimate import CHECKED, judge_estimate
 from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["LOOK_BACK", "Scene", "look_back", "watch"]
+
+
+LOSSES: Final = {"change": judge_change, "estimate": judge_estimate, "slices": judge_slices}
+"""What else is judged of the loss, with the same evidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,7 @@ def look_back(monitors: Iterable[Monitor], tick: timedelta = timedelta(days=1)) 
         "drift": 1,
         "performance": 1,
         "slices": 2,
+        "change": 1,
         "integrity": 8,
         "multivariate": PAST_WINDOWS + 1,
         "estimate": 2 * CHECKED,
@@ -152,9 +158,8 @@ def _drift_and_performance(
             fault = min(present, key=lambda w: w.start)
             damage = decay_under_fault(monitor, scene.interface, scene.rows, scene.expected, fault)
             performance += [damage] if damage is not None else []
-    for monitor in (m for m in monitors if m.kind in ("estimate", "slices")):
-        judge = judge_estimate if monitor.kind == "estimate" else judge_slices
-        performance += judge(
+    for monitor in (m for m in monitors if m.kind in LOSSES):
+        performance += LOSSES[monitor.kind](
             monitor, scene.interface, scene.rows, scene.version, scene.expected, now, tick=scene.tick, spoiled=spoiled
         )
     others = [*faults, *drift, *performance]

@@ -81,6 +81,36 @@ class EDetector(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, alarm_at=None, log_evidence=(-math.inf,) * len(_STAKES))
 
 
+def cusum_evidence(
+    values: ArrayLike, mean: float, *, low: float = 0.0, high: float = 1.0
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The logarithm of the evidence after each value that the mean has risen above `mean`, and where it began.
+
+    The CUSUM e-detector M_t = max(1, M_{t-1}) L_t, averaged over stakes (Shin, Ramdas and Rinaldo 2022, sec. 2.3):
+    never above the Shiryaev-Roberts one of `EDetector`, so alarms at M >= run_length come at least that many values
+    apart on average; and unlike it, it falls back when the rise is over, so it says whether one goes on. It began
+    where the leading stake was last without evidence. Both of shape (n,).
+
+    >>> path, began = cusum_evidence([0.1] * 50 + [0.6] * 8 + [0.1] * 50, 0.2)
+    >>> bool(path[49] < 0.1), bool(path[57] > math.log(30)), bool(path[-1] < math.log(30)), int(began[57])
+    (True, True, True, 50)
+    """
+    x = finite(values, "values").ravel()
+    if x.size and (x.min() < low or x.max() > high):
+        raise ValueError(f"values must lie in [{low}, {high}], got {x.min()} to {x.max()}")
+    gain = np.log1p(np.outer((x - mean) / (mean - low), _STAKES))
+    path, began = np.empty(x.size), np.zeros(x.size, dtype=np.int64)
+    held = np.zeros(len(_STAKES))
+    start = np.zeros(len(_STAKES), dtype=np.int64)
+    for place, step in enumerate(gain):
+        start = np.where(held <= 0, place, start)
+        held = np.maximum(held, 0.0) + step
+        began[place] = start[int(held.argmax())]
+        top = float(held.max())
+        path[place] = top + math.log(float(np.exp(held - top).mean()))
+    return path, began
+
+
 class Cusum(msgspec.Struct, frozen=True, kw_only=True):
     """One-sided cumulative sum of standardised values: S = max(0, S + x - allowance), alarm at S > threshold (Page
     1954).
