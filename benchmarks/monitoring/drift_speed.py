@@ -3,9 +3,9 @@
     python benchmarks/monitoring/drift_speed.py [--rows N] [--repeats K] [--only NAME,...]
 
 Reference 100,000 rows, 20 numeric and 10 categorical columns, five of them shifted; from Parquet on disk to a verdict a
-column, each tool in a process of its own (tools in environments of their own, see rivals.py), best of K by CPU time (which a
-busy machine disturbs least), tools taking turns. Only the hand-made job and the tools read both files; undrift reads the current rows and the reference's profile,
-as it does in production: the time to make that profile is told apart. Written to results.md by report.py.
+column, each tool in a process of its own (tools in environments of their own, see rivals.py), tools taking turns, best
+of K by CPU time, which a busy machine disturbs least. The others read both files; undrift reads the current rows and
+the reference's profile, as it does in production: the time to make that profile is told apart.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def main() -> None:
         found = set(seen["drifted"])
         wanted = f"{WANTED[name]:.2f}" if name in WANTED else ""
         print(
-            f"| {name} | {seen['s']:.2f} | {seen['cpu']:.2f} | {seen['cpu'] / ours['cpu']:.2f} | {wanted} | {seen['mib']:.0f} "
+            f"| {name} | {seen['s']:.2f} | {seen['cpu']:.2f} | {seen['cpu'] / ours['cpu']:.2f} | {wanted} "
+            f"| {seen['mib']:.0f} "
             f"| {len(found & set(SHIFTED))} of 5 | {len(found - set(SHIFTED))} |"
         )
 
