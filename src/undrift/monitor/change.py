@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from undrift.deploy.evidence import values_of
+from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
 from undrift.finding import Finding, Verdict, Window
 from undrift.ids import from_micros
