@@ -140,7 +140,9 @@ def rows_of(model: Path) -> tuple[list[Row], list[str]]:
     return told["rows"], told["columns"]
 
 
-def _undrift(workers: int, **serve: Any) -> Callable[[Path, int, Path], tuple[list[str], dict[str, str]]]:
+def _undrift(
+    workers: int, weight: float = 1.0, **serve: Any
+) -> Callable[[Path, int, Path], tuple[list[str], dict[str, str]]]:
     def start(model: Path, port: int, scratch: Path) -> tuple[list[str], dict[str, str]]:
         import msgspec
 
@@ -151,8 +153,8 @@ def _undrift(workers: int, **serve: Any) -> Callable[[Path, int, Path], tuple[li
         state.mkdir()
         bundle = str((model / "bundle").resolve())
         placed = tuple(Placed(revision=f"r-{n}", version=n, bundle="b" * 64, path=bundle) for n in (1, 2))
-        # a canary at 20 %: every request is assigned by the hash of its unit, and two models answer
-        route = Route(model="bench", champion="r-1", candidate="r-2", weight=20.0, salt="s", revisions=placed)
+        # a canary: every request is assigned by the hash of its unit, and two models are loaded
+        route = Route(model="bench", champion="r-1", candidate="r-2", weight=weight, salt="s", revisions=placed)
         (state / "routing.json").write_bytes(msgspec.json.encode(RoutingTable(epoch=1, routes=(route,))))
         more = "".join(f"{name} = {json.dumps(value)}\n" for name, value in serve.items())
         trust = f'[trust]\nformats = ["onnx", "skops"]\nskops_types = {json.dumps(NOISY)}\n'
@@ -217,6 +219,7 @@ def contestants() -> dict[str, Contestant]:
     """All of them, by name."""
     everyone = [
         Contestant("undrift", _undrift(1), "/v1/models/bench:predict", _named),
+        Contestant("undrift-canary", _undrift(1, 20.0), "/v1/models/bench:predict", _named),
         Contestant("undrift-2", _undrift(2), "/v1/models/bench:predict", _named),
         Contestant("undrift-power", _undrift(1, durability="power"), "/v1/models/bench:predict", _named),
         Contestant("undrift-thread", _undrift(1, inline=False), "/v1/models/bench:predict", _named),

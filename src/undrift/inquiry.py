@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from undrift.capture.ingest import TAKEN_IN, WATERMARK
 from undrift.declarations import load_declarations
 from undrift.delivery import permissions, sinks_status
@@ -27,6 +29,8 @@ from undrift.ids import from_micros
 from undrift.inference.router import Route, pick
 from undrift.monitor.alerts import open_incidents
 from undrift.project import Project
+from undrift.serving.supervisor import serve_folder
+from undrift.serving.telemetry import costs
 from undrift.tick import rollout_evidence
 
 __all__ = ["history", "judgement", "live_at", "replay", "served", "serving", "status", "why"]
@@ -52,7 +56,7 @@ def status(project: Project) -> dict[str, Any]:
 
     Returns
     -------
-    dict with keys ``project``, ``now``, ``models``, ``serving``, ``work``, ``sinks``.
+    dict with keys ``project``, ``now``, ``models``, ``serving``, ``costs``, ``work``, ``sinks``.
     """
     journal = project.journal
     rollouts = journal.items("rollout")
@@ -85,6 +89,7 @@ def status(project: Project) -> dict[str, Any]:
         "now": project.now().now().isoformat(),
         "models": models,
         "serving": serving(project),
+        "costs": [{**msgspec.to_builtins(cost), "text": cost.text} for cost in costs(serve_folder(project.settings))],
         "work": {
             "watermark": _moment(journal.get_setting(TAKEN_IN if project.settings.time.mode == "wall" else WATERMARK)),
             "ticked": _moment(journal.get_setting("ticked")),

@@ -84,6 +84,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sync_ms: int = 100
     segment_bytes: int = 16 * 1024 * 1024
     segment_seconds: float = 5.0
+    capture_rates: dict[str, float] = {}
+    spool_bytes: int = 0
+    spool_seconds: float = 0.0
     wrapper: str = ""
     model: str = ""
     predict_route: str = ""
@@ -202,7 +205,15 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
 }
 
 
-_MAY_BE_ZERO: Final = ("serve.port", "ui.port", "serve.cache_rows", "serve.price_per_cpu_hour", "work.threads")
+_MAY_BE_ZERO: Final = (
+    "serve.port",
+    "serve.cache_rows",
+    "serve.price_per_cpu_hour",
+    "serve.spool_bytes",
+    "serve.spool_seconds",
+    "work.threads",
+    "ui.port",
+)
 
 
 def find(start: Path) -> Path:
@@ -314,7 +325,11 @@ def _check_values(settings: Settings) -> None:
             )
         if not 0 < sink.timeout_seconds < math.inf:
             raise SettingsError(f"{where}.timeout_seconds must be a number above 0.")
-    for name in ("serve.cache_rows", "serve.price_per_cpu_hour"):
+    for model, rate in settings.serve.capture_rates.items():
+        if not 0 < rate <= 1:
+            told = settings.origins.get("serve.capture_rates", "default")
+            raise SettingsError(f"{told}: serve.capture_rates.{model} = {rate} must be above 0 and at most 1.")
+    for name in _MAY_BE_ZERO[1:5]:
         if not 0 <= getattr(settings.serve, name.removeprefix("serve.")) < math.inf:
             raise SettingsError(f"{settings.origins.get(name)}: {name} must be 0 or a number above it.")
     for name in ("predict_route", "health_route"):

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from undrift.data.contract import Contract, Field
 from undrift.data.decoder import Decoder
@@ -150,3 +152,31 @@ def test_the_serving_path_of_this_room_loads_neither_arrow_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"a": st.floats(-2, 8) | st.integers(-2, 8), "c": st.integers(-5, 9)},
+            optional={"b": st.none() | st.sampled_from(["x", "y", "z"]), "t": st.none() | st.integers(0, 10**9)},
+        ),
+        max_size=4,
+    )
+)
+def test_rows_are_kept_exactly_where_they_break_no_rule_and_are_the_same_rows(rows: list[dict[str, Any]]) -> None:
+    contract = Contract(
+        name="t",
+        fields=(
+            Field(name="a", type="number", minimum=0.5, maximum=6),
+            Field(name="b", type="string", nullable=True, categories=("x", "y")),
+            Field(name="c", type="integer", minimum=-2.5, maximum=6.5, on_violation="reject"),
+            Field(name="t", type="timestamp", nullable=True),
+        ),
+    )
+    decoder, body = Decoder(contract), json.dumps({"instances": rows}).encode()
+    try:
+        slow = decoder.instances(body)
+        fine = not any(decoder.violations(row) for row in slow)
+    except RequestError:
+        slow, fine = [], False
+    assert decoder.kept(body) == (slow if fine else None)

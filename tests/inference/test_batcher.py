@@ -13,6 +13,7 @@ import pytest
 from undrift.errors import DeadlineError, OverloadError, PredictionError
 from undrift.inference.batcher import Batcher
 from undrift.inference.predictor import Outputs
+from undrift.inference.usage import Usage
 
 
 class Doubling:
@@ -174,3 +175,86 @@ def test_a_model_that_bears_several_calls_at_once_gets_them() -> None:
             batcher.close()
 
     asyncio.run(main())
+
+
+def inline(scenario: Callable[[Batcher, Doubling], Awaitable[None]], **bounds: int) -> None:
+    async def main() -> None:
+        model = Doubling()
+        batcher = Batcher(model, inline=True, **bounds)
+        try:
+            await scenario(batcher, model)
+        finally:
+            model.free.set()
+            batcher.close()
+
+    asyncio.run(main())
+
+
+def test_on_the_loop_all_that_has_arrived_is_one_batch_and_an_idle_model_still_starts_at_once() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        assert (await ask(batcher, 1.0)).score == [2.0]
+        answers = await asyncio.gather(*(ask(batcher, n, n + 0.5) for n in range(2, 6)))
+        assert [answer.score for answer in answers] == [[2.0 * n, 2.0 * n + 1] for n in range(2, 6)]
+        assert model.sizes == [1, 8]
+        assert threading.active_count() == before
+
+    before = threading.active_count()
+    inline(scenario)
+
+
+def test_on_the_loop_a_large_request_goes_in_parts_and_comes_back_whole() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        large, small = await asyncio.gather(ask(batcher, *map(float, range(20, 30))), ask(batcher, 1.0))
+        assert large.score == [2.0 * n for n in range(20, 30)]
+        assert large.label == [str(float(n)) for n in range(20, 30)]
+        assert small.score == [2.0]
+        assert max(model.sizes) <= 4
+        with pytest.raises(PredictionError):
+            await ask(batcher, *map(float, range(20, 29)), -1.0)
+        assert batcher.waiting == 0
+
+    inline(scenario, max_batch=4)
+
+
+def test_on_the_loop_the_queue_is_bounded_and_what_nobody_waits_for_is_dropped() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        late, gone = ask(batcher, 1.0, deadline=time.monotonic() - 1.0), ask(batcher, 2.0)
+        kept, refused = ask(batcher, 3.0), ask(batcher, 4.0)
+        await asyncio.sleep(0)  # all are in the queue, and the model has not been called
+        asyncio.ensure_future(gone).cancel()
+        with pytest.raises(DeadlineError):
+            await late
+        assert (await kept).score == [6.0]
+        with pytest.raises(OverloadError):
+            await refused
+        assert model.sizes == [1]
+
+    inline(scenario, max_queue=3)
+
+
+def test_a_model_that_turns_out_slow_is_moved_to_a_thread_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("undrift.inference.batcher.INLINE_SECONDS", -1.0)  # every call is slow
+
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        answers = await asyncio.gather(*(ask(batcher, float(n)) for n in range(1, 40) if n != 13))
+        assert sorted(answer.score[0] for answer in answers) == sorted(2.0 * n for n in range(1, 40) if n != 13)
+        assert not batcher.inline
+        assert sum(model.sizes) == 38
+        late = ask(batcher, 1.0, deadline=soon(0.01))
+        model.free.clear()
+        with pytest.raises(DeadlineError):
+            await late
+
+    inline(scenario, max_batch=3)
+
+
+def test_calls_are_charged_to_whom_they_served_by_rows() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        one, three = Usage(), Usage()
+        await asyncio.gather(
+            batcher.predict({"x": [1.0]}, 1, soon(), one), batcher.predict({"x": [2.0, 3.0, 4.0]}, 3, soon(), three)
+        )
+        assert three.compute == pytest.approx(3 * one.compute)
+        assert (sum(one.batches), one.batch_rows, sum(three.batches)) == (1, 4, 0)
+
+    inline(scenario)

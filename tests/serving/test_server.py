@@ -17,11 +17,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from undrift.capture.capture import PredictionRecord
+from undrift.capture.capture import PredictionRecord, drawn
 from undrift.capture.spool import SpoolReader
 from undrift.errors import ServeError
 from undrift.serving.server import run
 from undrift.serving.supervisor import supervise
+from undrift.serving.telemetry import costs
 from undrift.settings import load
 
 from servers import Routed, Serve, flights, write_table  # isort: skip
@@ -304,3 +305,103 @@ def test_a_killed_worker_is_replaced_and_its_acknowledgement_removed(serve: Serv
     assert server.wait_for("worker died")["code"] == -signal.SIGKILL
     server.wait(lambda: len(server.acks()) == 2 and first not in {a["pid"] for a in server.acks()}, "replaced")
     assert server.predict(flights(1)).status_code == 200
+
+
+def test_a_disk_that_is_really_full_refuses_counts_and_goes_on_when_it_is_not(
+    serve: Serve, routed: Routed, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting is not allowed here: {mounted.stderr.strip()}")
+    try:
+        server = serve(routed("r-one"), settings=f'[stores]\nspool = "{disk}/spool"', ready=False)
+        write_table(tmp_path / ".undrift/routing.json", 2, routed("r-one"))
+        server.wait(lambda: server.try_get("/readyz") == 200, "ready")
+        answered, refused, number = set(), 0, 0
+        while refused < 3:
+            assert number < 100_000
+            answer = server.predict(flights(50, number))
+            if answer.status_code == 200:
+                answered |= {row["id"] for row in answer.json()["rows"]}
+            else:
+                assert (answer.status_code, "No space left" in answer.json()["error"]) == (503, True)
+                assert int(answer.headers["retry-after"]) >= 1
+                refused += 1
+            number += 50
+        assert server.client.get("/readyz").json()["uncaptured"] == 150
+        reader = SpoolReader(disk / "spool")
+        (writer,) = reader.writers()
+        assert {r.id for frame in reader.read(writer).frames for r in frame.records} == answered
+        first = min((disk / "spool" / writer).glob("*.seg"))
+        os.truncate(first, 8)  # as if a worker had taken it in
+        assert server.predict(flights(5, number)).status_code == 200
+        assert server.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", disk], check=False)
+
+
+def test_a_spool_that_nobody_takes_in_is_bounded_and_says_so(serve: Serve, routed: Routed, tmp_path: Path) -> None:
+    server = serve(routed("r-one"), settings="spool_bytes = 20000\nsegment_bytes = 8000")
+    number = 0
+    while (answer := server.predict(flights(20, number))).status_code == 200:
+        number += 20
+        assert number < 20_000
+        time.sleep(0.05)
+    assert answer.status_code == 503
+    assert "serve.spool_bytes" in answer.json()["error"]
+    server.wait_for("spool full")
+    assert (
+        server.client.post("/v1/models/flights/labels", json={"labels": [{"id": "f1", "label": 1}]}).status_code == 503
+    )
+    lines = server.client.get("/metrics").text.splitlines()
+    assert any(line.startswith("undrift_spool_bytes{") and float(line.split()[1]) > 20_000 for line in lines)
+    reader = SpoolReader(tmp_path / ".undrift/spool")
+    (writer,) = reader.writers()
+    assert len(captured(tmp_path)) == number
+    reader.discard(reader.read(writer))
+    server.wait_for("spool free")
+    assert server.predict(flights(1, number)).status_code == 200
+
+
+def test_a_share_of_units_is_captured_the_same_ones_always(serve: Serve, routed: Routed, tmp_path: Path) -> None:
+    server = serve(routed("r-one", "r-two", 50.0), settings="capture_rates = { flights = 0.3 }")
+    for _ in range(2):
+        assert server.predict(flights(400)).status_code == 200
+    kept = captured(tmp_path)
+    wanted = [f"f{n}" for n in range(400) if drawn("flights", f"f{n}", 0.3)]
+    assert sorted(kept) == sorted(2 * wanted)
+    assert 90 <= len(wanted) <= 150  # 120 expected, 9 the standard deviation
+    assert server.client.get("/readyz").json()["uncaptured"] == 0
+
+
+def test_what_predictions_cost_is_told_by_version(serve: Serve, routed: Routed, tmp_path: Path) -> None:
+    server = serve(routed("r-one", "r-two", 50.0), settings="price_per_cpu_hour = 3600.0")
+    for number in range(30):
+        assert server.predict(flights(10, 10 * number)).status_code == 200
+    folder = tmp_path / ".undrift/serve"
+    server.wait(lambda: sum(cost.rows for cost in costs(folder)) == 300, "left its figures")
+    found = costs(folder)
+    assert [(cost.version, cost.variant) for cost in found] == [(1, "champion"), (2, "candidate")]
+    for cost in found:
+        assert cost.cpu_seconds > 0
+        assert cost.money == pytest.approx(cost.cpu_seconds)  # at one a second
+        assert f"version {cost.version}" in cost.text
+    lines = server.client.get("/metrics").text.splitlines()
+    stages = {line.split('stage="')[1].split('"')[0] for line in lines if line.startswith("undrift_stage_seconds")}
+    assert stages == {"decode", "feature", "queue", "compute", "encode"}
+
+
+def test_remembered_answers_are_those_of_the_model_and_captured_all_the_same(
+    serve: Serve, routed: Routed, tmp_path: Path
+) -> None:
+    server = serve(routed("r-one", "r-two", 50.0), settings="cache_rows = 1000")
+    first, second = (server.predict(flights(50)).json() for _ in range(2))
+    assert first["predictions"] == second["predictions"]
+    assert first["rows"] == second["rows"]
+    assert len(captured(tmp_path)) == 100
+    lines = [line for line in server.client.get("/metrics").text.splitlines() if line.startswith("undrift_cache_hits")]
+    assert sum(float(line.split()[1]) for line in lines) >= 50

@@ -16,6 +16,7 @@ options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
 inputs = [(given.name, object if given.type == "tensor(string)" else np.float32) for given in session.get_inputs()]
+columns = msgspec.json.decode((folder / "rows.json").read_bytes())["columns"]
 wanted = [session.get_outputs()[-1].name]
 HEADERS = [(b"content-type", b"application/json")]
 
@@ -28,7 +29,10 @@ async def app(scope, receive, send):
         if not message.get("more_body"):
             break
     rows = msgspec.json.decode(body)["instances"]
-    feeds = {name: np.array([[row[name]] for row in rows], dtype=kind) for name, kind in inputs}
+    if inputs[0][0] == "matrix":
+        feeds = {"matrix": np.array([[row[name] for name in columns] for row in rows], dtype=np.float32)}
+    else:
+        feeds = {name: np.array([[row[name]] for row in rows], dtype=kind) for name, kind in inputs}
     found = session.run(wanted, feeds)[0]
     answer = msgspec.json.encode({"predictions": found[:, 1].tolist()})
     headers = [*HEADERS, (b"content-length", str(len(answer)).encode())]

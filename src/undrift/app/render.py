@@ -309,6 +309,7 @@ def status(found: Mapping[str, Any]) -> RenderableType:
         pairs(
             [
                 ("serve", serving or "not running (undrift serve)"),
+                *([("cost", [cost["text"] for cost in found["costs"]])] if found.get("costs") else []),
                 *([("taken in until", minute(work["watermark"]))] if work["watermark"] else []),
                 ("judged until", minute(work["ticked"])),
                 ("jobs", jobs or "none yet"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import hashlib
 import os
 import struct
 import threading
@@ -35,6 +36,7 @@ __all__ = [
     "SourceRecord",
     "SpoolWriter",
     "WatermarkRecord",
+    "drawn",
     "place",
 ]
 
@@ -302,28 +304,49 @@ def _synced(file: int) -> OSError | None:
 
 
 class Recorder:
-    """What the settings say about capture: whether an answer may leave without its record, and what counts as written.
+    """What the settings say about capture: whose predictions, whether an answer may leave without its record, and what
+    counts as written.
 
     Parameters
     ----------
     writer : where records go.
-    settings : ``capture`` and ``durability``.
+    settings : ``capture``, ``durability`` and ``capture_rates``.
     """
 
     def __init__(self, writer: SpoolWriter, settings: ServeSettings) -> None:
         self._writer = writer
         self._required = settings.capture == "required"
         self._power = settings.durability == "power"
+        self._rates = settings.capture_rates
         self.lost = 0
+        self.full = ""
+
+    def sample(self, model: str, records: list[PredictionRecord]) -> list[PredictionRecord]:
+        """Those of a model that are captured: all, or a share of the units, the same ones always.
+
+        The hash is salted by the model's name and not by a rollout's, so that of every variant the same share is kept.
+        """
+        rate = self._rates.get(model, 1.0)
+        if rate >= 1.0:
+            return records
+        return [record for record in records if drawn(model, record.unit, rate)]
 
     async def write(self, records: Sequence[Record], *, required: bool = False) -> bool:
         """Write the records; False if they could not be written and need not be.
 
         Raises
         ------
-        CaptureError : they could not be written, and the settings or ``required`` say that they must.
+        CaptureError : they could not be written, or ``full`` says that the spool may not grow, and the settings or
+            ``required`` say that they must.
         """
+        if not records:
+            return True
         try:
+            if self.full:
+                raise CaptureError(
+                    f"{len(records)} records are not written: {self.full}.",
+                    hint="Start `undrift work`, see why it is behind, or allow a larger spool.",
+                )
             self._writer.append(records)
             if self._power:
                 await asyncio.wrap_future(self._writer.barrier())
@@ -333,3 +356,9 @@ class Recorder:
                 raise
             return False
         return True
+
+
+def drawn(model: str, unit: str, rate: float) -> bool:
+    """Whether a unit is among those whose predictions are captured, at a rate in [0, 1]: kept while the rate grows."""
+    digest = hashlib.blake2b(unit.encode(), key=f"capture {model}".encode()[:64], digest_size=8).digest()
+    return int.from_bytes(digest, "big") < rate * 2**64

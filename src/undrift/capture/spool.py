@@ -17,7 +17,7 @@ import msgspec
 from undrift.capture.capture import HEAD, MAGIC, OFFSET_BITS, Record, place
 from undrift.errors import StateError
 
-__all__ = ["Chunk", "Frame", "SpoolReader"]
+__all__ = ["Chunk", "Frame", "SpoolReader", "backlog"]
 
 _decoder: Final = msgspec.msgpack.Decoder(list[Record])
 
@@ -44,6 +44,29 @@ class Chunk(NamedTuple):
     gone: bool
     more: bool
     damaged: list[Path]
+
+
+def backlog(spool: Path, now: float) -> tuple[int, float]:
+    """What waits in the spool of all writers: bytes, and how many seconds the segment that is longest finished waits.
+
+    Parameters
+    ----------
+    now : the time as ``time.time()`` has it.
+    """
+    size, oldest = 0, now
+    newest: dict[Path, Path] = {}  # of each writer: it may still be written to, so it does not wait
+    for path in sorted(spool.glob("[!.]*/*.seg")):
+        if path.parent.name == "damaged":
+            continue
+        try:
+            size += path.stat().st_size
+            finished = newest.get(path.parent)
+            if finished is not None:
+                oldest = min(oldest, finished.stat().st_mtime)
+        except FileNotFoundError:  # a worker has just taken it in
+            pass
+        newest[path.parent] = path
+    return size, now - oldest
 
 
 class SpoolReader:

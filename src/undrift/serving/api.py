@@ -103,11 +103,12 @@ class Api:
             raise
         finally:
             usage.in_flight -= 1
+        records = self._recorder.sample(endpoint.route.model, answered.records)
         try:
-            if not await self._recorder.write(answered.records):
-                self._meters.uncaptured.inc(len(answered.records))
+            if not await self._recorder.write(records):
+                self._meters.uncaptured.inc(len(records))
         except CaptureError:
-            self._meters.uncaptured.inc(len(answered.records))
+            self._meters.uncaptured.inc(len(records))
             raise
         if answered.failure is not None:
             notice("model error", model=endpoint.route.model, request_id=call.request_id, why=answered.failure.message)

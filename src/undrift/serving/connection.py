@@ -147,8 +147,11 @@ class Connection(asyncio.Protocol):
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._break(400, "no other protocol is spoken here.")
+        except httptools.HttpParserUpgrade:  # no other protocol is spoken: answered in this one, the last time
+            self._discarding = True
+            if self._pending:
+                asked, _, head_only = self._pending.pop()
+                self._pending.append((asked, False, head_only))
         except httptools.HttpParserError:
             if not self._discarding:
                 self._break(400, "this is no HTTP request.")

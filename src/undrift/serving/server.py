@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from undrift.capture.capture import Recorder, SpoolWriter
+from undrift.capture.spool import backlog
 from undrift.errors import UndriftError
 from undrift.serving.gateway import Gateway
 from undrift.serving.listener import Listener, refuse_new
@@ -34,11 +35,29 @@ __all__ = ["run"]
 HOUSEKEEPING_SECONDS: Final = 1.0
 
 
-async def _housekeeping(meters: Meters, writer: SpoolWriter, placement: Placement) -> None:
-    """Leave figures for the other workers, and tell when syncing the spool fails."""
+def _bound(settings: Settings, meters: Meters, recorder: Recorder) -> None:
+    """See whether the spool may grow; where it may not, callers are told until a worker has caught up."""
+    size, age = backlog(settings.path(settings.stores.spool), time.time())
+    meters.spool_bytes.set(size)
+    meters.spool_seconds.set(age)
+    serve, full = settings.serve, ""
+    if 0 < serve.spool_bytes < size:
+        full = f"{size} bytes wait in the spool; at most {serve.spool_bytes} may (serve.spool_bytes)"
+    elif 0 < serve.spool_seconds < age:
+        full = f"the spool waits for {age:.0f} seconds; at most {serve.spool_seconds:g} may pass (serve.spool_seconds)"
+    if bool(full) != bool(recorder.full):
+        notice("spool full" if full else "spool free", why=full)
+    recorder.full = full
+
+
+async def _housekeeping(
+    settings: Settings, meters: Meters, writer: SpoolWriter, recorder: Recorder, placement: Placement
+) -> None:
+    """Leave figures for the other workers, bound the spool, and tell when syncing it fails."""
     told, frozen = 0, False
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        _bound(settings, meters, recorder)
         meters.leave()
         if placement.ready and not frozen:
             gc.collect()
@@ -60,13 +79,15 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
         segment_seconds=serve.segment_seconds,
     )
     placement = Placement(settings, folder, meters)
-    app = Gateway(settings, placement, Recorder(writer, serve), meters)
+    recorder = Recorder(writer, serve)
+    app = Gateway(settings, placement, recorder, meters)
     listener = Listener(app, listening, max_body=serve.max_body_bytes, slow_seconds=serve.timeout_ms / 1000)
     told_to_end = asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, told_to_end.set)
     notice("started", worker=number)
-    tasks = [asyncio.create_task(placement.follow()), asyncio.create_task(_housekeeping(meters, writer, placement))]
+    keeping = _housekeeping(settings, meters, writer, recorder, placement)
+    tasks = [asyncio.create_task(placement.follow()), asyncio.create_task(keeping)]
     try:
         await listener.start()
         await told_to_end.wait()

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 
 from undrift.inference.usage import BATCH_ROWS, SECONDS, STAGES, Ledger
 
-__all__ = ["COUNTED", "Meters", "Route", "notice"]
+__all__ = ["COUNTED", "Cost", "Meters", "Route", "costs", "notice"]
 
 _ROLE: Final = ("model", "version", "variant")
 COUNTED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -101,6 +101,10 @@ class Meters:
         self.source_rows = Counter("undrift_source_rows", "Rows of sources accepted.", ["source"], registry=registry)
         self.uncaptured = Counter(
             "undrift_uncaptured_records", "Records that could not be written to the spool.", registry=registry
+        )
+        self.spool_bytes = Gauge("undrift_spool_bytes", "Bytes that wait in the spool of all.", registry=registry)
+        self.spool_seconds = Gauge(
+            "undrift_spool_seconds", "How long the segment that waits longest is finished.", registry=registry
         )
         self.waiting = Gauge("undrift_waiting_rows", "Rows waiting for a model.", ["model"], registry=registry)
         self.epoch = Gauge("undrift_routing_epoch", "Epoch of the routing table in use.", registry=registry)
@@ -196,6 +200,50 @@ class Meters:
                 yield worker, msgspec.msgpack.decode(path.read_bytes(), type=list[_Family])
             except (OSError, msgspec.MsgspecError):
                 continue
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What the predictions of one version in one role took since the server's workers began."""
+
+    model: str
+    version: int
+    variant: str
+    rows: int = 0
+    cpu_seconds: float = 0.0
+    money: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """In one line: CPU of each prediction, and money of a million if it has a price."""
+        each = 1000.0 * self.cpu_seconds / self.rows
+        price = f", {1e6 * self.money / self.rows:.3g} a million" if self.money else ""
+        who = f"{self.model} version {self.version} ({self.variant})"
+        return f"{who}: {each:.3g} ms CPU a prediction{price}, {self.rows} predictions"
+
+
+def costs(folder: Path) -> list[Cost]:
+    """What each version took, over all workers, from the copies they leave; empty where no server has run."""
+    found: dict[tuple[str, int, str], dict[str, float]] = {}
+    fields = {
+        "undrift_predictions_total": "rows", "undrift_cpu_seconds_total": "cpu_seconds", "undrift_cost_total": "money"
+    }  # fmt: skip
+    for path in sorted(folder.glob("worker-*.metrics")):
+        try:
+            families = msgspec.msgpack.decode(path.read_bytes(), type=list[_Family])
+        except (OSError, msgspec.MsgspecError):
+            continue
+        for family in families:
+            for name, labels, value in family.samples:
+                if name in fields:
+                    sums = found.setdefault((labels["model"], int(labels["version"]), labels["variant"]), {})
+                    sums[fields[name]] = sums.get(fields[name], 0.0) + value
+    return [
+        Cost(
+            model=model, version=version, variant=variant, rows=int(sums.get("rows", 0)),
+            cpu_seconds=sums.get("cpu_seconds", 0.0), money=sums.get("money", 0.0),
+        )
+        for (model, version, variant), sums in sorted(found.items()) if sums.get("rows")
+    ]  # fmt: skip
 
 
 def _buckets(

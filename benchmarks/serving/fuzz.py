@@ -1,0 +1,53 @@
+"""A hundred thousand bodies that nobody meant, against a real server: `python benchmarks/serving/fuzz.py [N]`.
+
+The generator is that of tests/serving/test_fuzz.py. It ends with the count, or with the first body whose answer is a
+server error or holds a stack trace.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path[:0] = [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parents[2] / "tests/serving")]
+
+from test_fuzz import BODIES, PATHS, check  # noqa: E402
+
+from servers import Server, interface, make_bundle, placed, write_table  # noqa: E402
+from undrift.inference.router import Route  # noqa: E402
+
+
+def main(examples: int) -> None:
+    """Run it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        revisions = (placed("r-one", make_bundle(folder / "one", interface()), 1),)
+        route = Route(model="flights", champion="r-one", revisions=revisions)
+        write_table(folder / "at/.undrift/routing.json", 1, route)
+        server = Server(folder / "at").start()
+        sent, began = 0, time.monotonic()
+
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(path=st.sampled_from(PATHS), body=BODIES)
+        def run(path: str, body: bytes) -> None:
+            nonlocal sent
+            check(server.client, path, body)
+            sent += 1
+
+        try:
+            run()
+        finally:
+            code = server.stop()
+        died = [line for line in server.lines if line["event"] in ("fault", "worker died")]
+        print(f"{sent:,} bodies in {time.monotonic() - began:.0f} s; exit code {code}; faults and deaths: {len(died)}")
+        if died or server.noise or code:
+            raise SystemExit(f"{died[:3]} {server.noise[:3]}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
