@@ -213,3 +213,13 @@ def test_while_the_database_is_away_answers_go_on_and_the_rollout_stands_still(t
     assert life.now > LIVE
     with open_project(two.root) as again:
         assert again.journal.verify() > 0
+
+
+def test_candidates_as_good_as_the_champion_are_rolled_back_no_more_often_than_stated(
+    scripts: Callable[[str], ModuleType],
+) -> None:
+    runs = scripts("aa_runs")
+    ends = [runs.live(seed, 150, 6) for seed in range(8)]
+    # at a chance of 0.05 each, more than two of eight have a chance of 0.006
+    assert sum(state.status == "rolled_back" for state in ends) <= 2
+    assert all(state.exposed_units > 0 for state in ends)
