@@ -142,7 +142,9 @@ import zlib
 class Faulty:
     def __init__(self, inner):
         self._inner = inner
-        self._kind = os.environ.get("HOLDS_FAULT", "")
+        # as `raises:8`: on one row in eight; one in fifty if nothing is said
+        self._kind, _, every = os.environ.get("HOLDS_FAULT", "").partition(":")
+        self._every = int(every or 50)
         self._candidate = inner.manifest.interface.threshold != 0.5
 
     def __getattr__(self, name):
@@ -150,7 +152,7 @@ class Faulty:
 
     def predict(self, columns):
         xs = [float(x) for x in columns["x"]]
-        rare = [zlib.crc32(repr(x).encode()) % 50 == 0 for x in xs]
+        rare = [zlib.crc32(repr(x).encode()) % self._every == 0 for x in xs]
         if self._kind == "raises" and self._candidate and any(rare):
             raise ValueError("no such table entry")
         if self._kind == "slow":  # the slowest rows of both take long, those of the candidate 30 % longer
@@ -323,9 +325,9 @@ class System:
     def start(self, name: str) -> subprocess.Popen[str]:
         environ = {**os.environ, "HOLDS_FAULT": self.fault, "OMP_NUM_THREADS": "1"}
         environ["PYTHONPATH"] = os.pathsep.join(p for p in (str(self.root), os.environ.get("PYTHONPATH", "")) if p)
-        log = (self.root / f"{name}.log").open("a")
         command = [sys.executable, "-m", "undrift.app.cli", name, "-C", str(self.root)]
-        child = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environ)
+        with (self.root / f"{name}.log").open("a") as log:
+            child = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environ)
         self.children[name] = child
         return child
 
