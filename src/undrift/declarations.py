@@ -53,6 +53,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     maturity : how long after the prediction its label can be expected.
     folds, holdout : growing folds of the time-ordered cross-validation, and the share of latest rows held out.
     seed : for whatever is random in training.
+    quantise : whether a compiled network shall have 8-bit weights, if it judges as well then.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     folds: int = 3
     holdout: float = 0.2
     seed: int = 0
+    quantise: bool = False
     gate: Gate = Gate()
     rollout: Rollout = Rollout()
     monitors: tuple[Monitor, ...] = ()

@@ -169,6 +169,7 @@ def train(
         dataset_hash=prepared.dataset_hash,
         code=transform_code(project, declared),
         root=project.root,
+        quantised=declared.quantise,
         say=say,
     )
     say("judging")
@@ -293,6 +294,7 @@ def adopt(
         interface=interface,
         registry=project.registry if path.startswith("models:/") else None,
         code=transform_code(project, declared),
+        quantised=declared.quantise,
     )
     metrics: dict[str, float] = {}
     baseline = None

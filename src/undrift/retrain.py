@@ -119,6 +119,7 @@ def _challenge(project: Project, model: Model, fresh: Fresh, table: pa.Table, at
             dataset_hash=prepared.dataset_hash,
             code=transform_code(project, model),
             root=project.root,
+            quantised=model.quantise,
             params={"asked_by": why},
         )
     report = judge_by_gate(

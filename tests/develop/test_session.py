@@ -154,6 +154,33 @@ def test_text_that_may_not_be_unknown_keeps_a_tensor_of_its_own() -> None:
         session.run({"x": [1], "y": [2.5], "word": ["c"]})
 
 
+def test_the_only_column_of_an_input_need_not_be_picked() -> None:
+    """What scikit-learn's converter makes of an encoder of one column."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Gather", ["word", "first"], ["picked"], axis=1),
+        helper.make_node("OneHotEncoder", ["picked"], ["hot"], domain=ML, cats_strings=["a", "b"], zeros=1),
+        helper.make_node("Reshape", ["hot", "tall"], ["column"]),
+        helper.make_node("Concat", ["x", "y"], ["side"], axis=1),
+        helper.make_node("Concat", ["side", "column"], ["all"], axis=1),
+    ]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 1]) for n in ("x", "y")]
+    inputs.append(helper.make_tensor_value_info("word", TensorProto.STRING, [None, 1]))
+    constants = [
+        helper.make_tensor("tall", TensorProto.INT64, [2], [-1, 2]),
+        helper.make_tensor("first", TensorProto.INT64, [1], [0]),
+    ]
+    out = helper.make_tensor_value_info("all", TensorProto.FLOAT, [None, 4])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(ML, 3)]
+    graph = helper.make_graph(nodes, "g", inputs, [out], constants)
+    content = dense(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    assert b"Gather" not in content
+    session = Session(content, (Input("x", "number"), Input("y", "number"), Input("word", "string")), "multiclass")
+    assert session.bound
+    assert session.run({"x": [1, 2], "y": [2.5, 0], "word": ["b", "z"]}).tolist() == [[1, 2.5, 0, 1], [2, 0, 0, 0]]
+
+
 def test_a_graph_of_one_input_stays_as_it_is() -> None:
     from onnx import TensorProto, helper
 

@@ -217,11 +217,21 @@ def trained(made: Trained, *, champion: bool) -> RenderableType:
 
 
 def _served_as(compiled: Mapping[str, Any]) -> str:
-    if not compiled:
-        return "its own format"
-    if compiled.get("held"):
-        return f"ONNX (differs by at most {compiled.get('max_difference', 0.0):.2g} on {compiled.get('rows', 0)} rows)"
+    if "held" not in compiled:  # an ONNX file of others' serves as it is
+        return "its own format" + _quantised(compiled.get("quantised"))
+    if compiled["held"]:
+        form = f"ONNX (differs by at most {compiled.get('max_difference', 0.0):.2g} on {compiled.get('rows', 0)} rows)"
+        return form + _quantised(compiled.get("quantised"))
     return f"its own format: {compiled.get('reason', 'not compiled')}"
+
+
+def _quantised(said: Mapping[str, Any] | None) -> str:
+    if said is None:
+        return ""
+    if not said["held"]:
+        return f", not quantised: {said['reason']}"
+    (before, after), (slow, fast) = said["bytes"], said["microseconds"]
+    return f", quantised: {before / 1e3:,.0f} to {after / 1e3:,.0f} kB, {slow:,.0f} to {fast:,.0f} us a row"
 
 
 def _next_step(made: Trained, champion: bool) -> str:

@@ -99,6 +99,7 @@ def adopt(
     threshold: float = 0.5,
     registry: MlflowRegistry | None = None,
     code: Mapping[str, str] | None = None,
+    quantised: bool = False,
 ) -> Adopted:
     """Make a bundle of an existing model.
 
@@ -110,6 +111,7 @@ def adopt(
     interface : what the model is asked and answers; made from the model and the example if left out.
     task : where neither the model nor ``interface`` says it.
     code : source text of the modules that transforms of ``interface`` name.
+    quantised : whether the compiled model shall have 8-bit weights, if it judges as well.
 
     Raises
     ------
@@ -150,6 +152,7 @@ def adopt(
         fed=foreign.fed,
         onnx=onnx,
         code=code,
+        quantised=quantised,
         trust=allowed,
         artifacts=artifacts,
         trained={"adopted_from": Path(str(source)).name, "rows": example.num_rows, "measured_on": "example"},

@@ -127,6 +127,7 @@ def dense(content: bytes) -> bytes:
     graph = model.graph
     constants = {value.name for value in graph.initializer}
     given = [value for value in graph.input if value.name not in constants]
+    _drop_pickings(graph, {value.name for value in given})
     answered = {value.name for value in graph.output}
     kinds = {v.name: v.type.tensor_type.elem_type for v in given if v.name not in answered}
     numbers = [name for name, kind in kinds.items() if kind in (TensorProto.FLOAT, TensorProto.DOUBLE)]
@@ -138,7 +139,8 @@ def dense(content: bytes) -> bytes:
         return content
     nodes = list(_by_place(graph.node, words))
     used = [*_whole_groups(nodes, set(numbers)), *((name,) for name in (*numbers, *words))]
-    groups = [group for group in used if len(group) > 1 or any(group[0] in node.input for node in nodes)]
+    apart = {name for node in nodes if not _joins(node, set(numbers)) for name in node.input}
+    groups = [group for group in used if len(group) > 1 or group[0] in apart]
     columns = tuple(dict.fromkeys(name for group in groups for name in group))
     front = [helper.make_node("Transpose", [MATRIX], ["undrift_dense"], perm=[1, 0])]
     taken = ["_".join(("undrift_group", str(place))) for place in range(len(groups))]
@@ -171,6 +173,25 @@ def dense(content: bytes) -> bytes:
     helper.set_model_props(model, {LAYOUT: msgspec.json.encode(Layout(columns, words)).decode()})
     whole: bytes = model.SerializeToString()
     return whole
+
+
+def _drop_pickings(graph: Any, columns: set[str]) -> None:
+    """Take out what picks the only column of an input: converters put it before encoders of one column."""
+    from onnx import numpy_helper
+
+    firsts = {t.name for t in graph.initializer if numpy_helper.to_array(t).reshape(-1).tolist() == [0]}
+    answered = {value.name for value in graph.output}
+    kept, same = [], dict[str, str]()
+    for node in graph.node:
+        picks = node.op_type == "Gather" and node.input[1] in firsts and any(a.i == 1 for a in node.attribute)
+        if (picks or node.op_type == "Identity") and node.input[0] in columns and node.output[0] not in answered:
+            same[node.output[0]] = node.input[0]
+            continue
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+        kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _words(graph: Any, name: str) -> list[str]:

@@ -27,9 +27,10 @@ from undrift.develop.bundle import (
     read_profile,
     write_bundle,
 )
-from undrift.develop.compile import Compiled, Parity, Predict, compile_model, run_onnx
+from undrift.develop.compile import Compiled, Parity, Predict, compile_model, dense_if_equal, run_onnx
 from undrift.develop.importance import BACKGROUND_FILE, IMPORTANCE_FILE, Background, importance_of
-from undrift.develop.performance import Performance, Scored
+from undrift.develop.performance import LOSSES, Performance, Scored
+from undrift.develop.quantise import quantise
 from undrift.develop.rows import ask, encode, in_order, native_rows, table_columns
 from undrift.develop.trust import save_model
 from undrift.errors import CorruptModelError, PredictionError, UntrustedModelError
@@ -101,6 +102,7 @@ def pack(
     onnx: bytes = b"",
     code: Mapping[str, str] | None = None,
     trained: Mapping[str, Any] | None = None,
+    quantised: bool = False,
 ) -> Packed:
     """Store, compile, measure and profile a model, and put the bundle into the artifacts.
 
@@ -110,7 +112,8 @@ def pack(
     inputs_of : rows whose inputs are the reference.
     rows, label, time : rows the model was not trained on, with class codes or values, and times; they are what it is
         measured on, compared with its compiled form on, and asked for golden answers.
-    onnx : an ONNX model with one tensor per input, served as it is.
+    onnx : an ONNX model with one tensor per input.
+    quantised : whether the compiled model shall have 8-bit weights, if it judges as well (quantise.py).
 
     Raises
     ------
@@ -121,10 +124,17 @@ def pack(
     manifest = Manifest(interface=interface, format="onnx", native="onnx", files={}, fed=fed, outputs=tuple(outputs))
     models: dict[str, bytes] = {}
     if model is None:
-        predict, models["onnx"] = run_onnx(onnx, interface), onnx
-        compiled: dict[str, Any] = {}
+        models["onnx"] = dense_if_equal(onnx, interface, columns, outputs)
+        predict, compiled = run_onnx(models["onnx"], interface), dict[str, Any]()
     else:
         manifest, predict, models, compiled = _forms(model, manifest, columns, trust)
+    if quantised:
+        if "onnx" in models:
+            models["onnx"], said_of_it = _quantise(models["onnx"], interface, columns, rows, label, outputs)
+            predict = run_onnx(models["onnx"], interface)
+        else:
+            said_of_it = {"held": False, "reason": "only a compiled model can be quantised"}
+        compiled["quantised"] = said_of_it
     raw = in_order(interface, predict(columns), outputs)
     scored = Scored(
         interface=interface, table=rows, label=label if label is not None else np.empty(0), raw=raw, time=time
@@ -157,6 +167,27 @@ def pack(
         )
         digest = artifacts.put(Path(name))
     return Packed(digest, written, scored)
+
+
+def _quantise(
+    content: bytes,
+    interface: Interface,
+    columns: Mapping[str, Any],
+    rows: pa.Table,
+    label: NDArray[Any] | None,
+    outputs: Sequence[str],
+) -> tuple[bytes, dict[str, Any]]:
+    def scored(raw: Any) -> Scored:
+        known = label if label is not None else np.empty(0)
+        return Scored(interface=interface, table=rows, label=known, raw=in_order(interface, raw, outputs))
+
+    def loss(raw: Any) -> float:
+        return float(np.mean(scored(raw).losses[LOSSES[interface.task][0]]))
+
+    found, said = quantise(
+        content, interface, columns, None if label is None else loss, lambda raw: scored(raw).answers.label
+    )
+    return found, msgspec.to_builtins(said)
 
 
 def _forms(

@@ -128,15 +128,20 @@ class Session:
         n = self.rows(columns)
         if self._shape is not None and 0 < n <= self.most:
             return from_tensors(self.task, [np.array(self.few(columns, n), dtype=np.float64)])
-        feeds = tensors(self._tensors, columns, doubles=self._doubles)
-        if self._dense:
-            matrix = np.empty((len(self._dense), n), dtype=self._type)
-            self._fill(matrix, columns)
-            feeds[MATRIX] = matrix
         try:
-            return from_tensors(self.task, self._session.run([self.output], feeds))
+            return from_tensors(self.task, self._session.run([self.output], self.feeds(columns)))
         except Exception as error:
             raise PredictionError(f"the compiled model raised: {str(error).strip().partition(chr(10))[0]}") from error
+
+    def feeds(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """What the graph is fed, by the names of its own inputs."""
+        import numpy as np
+
+        found = tensors(self._tensors, columns, doubles=self._doubles)
+        if self._dense:
+            found[MATRIX] = np.empty((len(self._dense), self.rows(columns)), dtype=self._type)
+            self._fill(found[MATRIX], columns)
+        return found
 
     @property
     def bound(self) -> bool:

@@ -93,6 +93,7 @@ def train(
     code: Mapping[str, str] | None = None,
     root: Path | None = None,
     params: Mapping[str, Any] | None = None,
+    quantised: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train a model, measure it on later rows than it saw, bundle it and write it down.
@@ -105,6 +106,7 @@ def train(
     dataset, dataset_hash : which stored dataset the table is, for the record.
     code : source text of the modules that transforms name.
     root : the project's folder, whose git commit is recorded.
+    quantised : see `packing.pack`.
     say : takes one line per stage.
 
     Raises
@@ -155,6 +157,7 @@ def train(
         artifacts=artifacts,
         code=code,
         trained=expected,
+        quantised=quantised,
     )
     metrics = metric_values(packed.scored)
     baseline_metrics = {} if rival is None else metric_values(rival)
