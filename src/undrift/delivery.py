@@ -150,8 +150,8 @@ def _renew(project: Project, sink: Sink, settings: SinkSettings, name: str) -> l
     for incident in _renewable(project, settings):
         events = [
             e
-            for e in project.journal.events(subject=f"model:{incident['model']}", kinds=("alert.opened",))
-            if e.kind == "alert.opened" and e.payload["incident"]["fingerprint"] == incident["fingerprint"]
+            for e in project.journal.events(kinds=("alert.opened", "alert.updated"))
+            if e.payload["incident"]["fingerprint"] == incident["fingerprint"]
         ]
         if events:
             sink.send(notice_of(events[-1], stage="renewed", link=project.settings.alerts.link))

@@ -40,6 +40,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.taken: list[dict[str, Any]] = []
+        self.raw: list[Any] = []
         self.ids: list[str] = []
         self.status, self.pause = 200, 0.0
         self.asked = threading.Event()
@@ -48,7 +49,8 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                if receiver.status < 300:
+                receiver.raw.append(body)
+                if receiver.status < 300 and isinstance(body, dict):
                     receiver.taken.append(body)
                     receiver.ids.append(self.headers["webhook-id"])
                 receiver.asked.set()
@@ -285,8 +287,15 @@ def test_open_incidents_are_told_again_to_a_receiver_that_forgets(project: Proje
     verified(with_sinks(project, am=SinkSettings(kind="alertmanager", url=receiver.url)))
     assert renewals(project) == []
     tell(project, Verdict.FAIL, NOW)
+    tell(project, Verdict.FAIL, NOW + DAY, cause="version 1 fails")
     (draft,) = renewals(project)
     assert renewals(project) == [draft]
+    work(project)
+    told = len(receiver.raw)
+    project.jobs.submit(draft)
+    work(project)
+    assert len(receiver.raw) == told + 1, "once, as it is now"
+    assert "version 1 fails" in receiver.raw[-1][0]["annotations"]["summary"]
     later(project, 300)
     assert renewals(project)[0].key != draft.key
 
