@@ -192,19 +192,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 SECTIONS: Final = tuple(f for f in Settings.__struct_fields__ if f not in ("root", "origins"))
-_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
-    "project": ProjectSettings,
-    "stores": StoreSettings,
-    "time": TimeSettings,
-    "serve": ServeSettings,
-    "work": WorkSettings,
-    "alerts": AlertSettings,
-    "ui": UiSettings,
-    "explain": ExplainSettings,
-    "trust": TrustSettings,
-}
-
-
+_DEFAULTS: Final = dict(zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True))
+_TYPES: Final[dict[str, type[msgspec.Struct]]] = {name: type(_DEFAULTS[name]) for name in SECTIONS}
 _MAY_BE_ZERO: Final = (
     "serve.port",
     "serve.cache_rows",
