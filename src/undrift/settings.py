@@ -18,23 +18,16 @@ from typing import Any, Final, Literal
 import msgspec
 
 from undrift.errors import SettingsError
+from undrift.hosting import PLATFORM, ROUTE, from_platform
 from undrift.ids import duration
 
-__all__ = ["FILE_NAME", "Settings", "SinkSettings", "find", "given", "load", "secret"]
+__all__ = ["FILE_NAME", "ObserveSettings", "Settings", "SinkSettings", "find", "given", "load", "secret"]
 
 FILE_NAME: Final = "undrift.toml"
 PREFIX: Final = "UNDRIFT_"
 REFERENCES: Final = ("env:", "file:")
-PLATFORM: Final = {
-    "AIP_HTTP_PORT": "serve.port",
-    "AIP_PREDICT_ROUTE": "serve.predict_route",
-    "AIP_HEALTH_ROUTE": "serve.health_route",
-    "SAGEMAKER_BIND_TO_PORT": "serve.port",
-    "SAGEMAKER_MODEL_NAME": "serve.model",
-}
-"""What Vertex AI and SageMaker ask of a container, by the variables they set; an UNDRIFT_* variable wins."""
 _SCHEME: Final = re.compile(r"^[a-z][a-z0-9+]+:")
-_ROUTE: Final = re.compile(r"/[A-Za-z0-9._~:@!$&'()*+,;=/-]*")
+_ADDRESS: Final = re.compile(r"https?://.")
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,6 +84,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     model: str = ""
     predict_route: str = ""
     health_route: str = ""
+    grpc_port: int = -1
+
+
+class ObserveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What servers tell of single requests: a line each, and spans of those that are sampled."""
+
+    access_log: bool = False
+    traces: str = ""
+    trace_ratio: float = 0.01
 
 
 class WorkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,6 +167,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stores: StoreSettings = StoreSettings()
     time: TimeSettings = TimeSettings()
     serve: ServeSettings = ServeSettings()
+    observe: ObserveSettings = ObserveSettings()
     work: WorkSettings = WorkSettings()
     alerts: AlertSettings = AlertSettings()
     ui: UiSettings = UiSettings()
@@ -195,14 +198,9 @@ SECTIONS: Final = tuple(f for f in Settings.__struct_fields__ if f not in ("root
 _DEFAULTS: Final = dict(zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True))
 _TYPES: Final[dict[str, type[msgspec.Struct]]] = {name: type(_DEFAULTS[name]) for name in SECTIONS}
 _MAY_BE_ZERO: Final = (
-    "serve.port",
-    "serve.cache_rows",
-    "serve.price_per_cpu_hour",
-    "serve.spool_bytes",
-    "serve.spool_seconds",
-    "work.threads",
-    "ui.port",
-)
+    "serve.port", "serve.cache_rows", "serve.price_per_cpu_hour", "serve.spool_bytes", "serve.spool_seconds",
+    "serve.grpc_port", "work.threads", "ui.port", "observe.trace_ratio",
+)  # fmt: skip
 
 
 def find(start: Path) -> Path:
@@ -253,18 +251,6 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
             continue
         _check_names({section: {key: value}}, f"environment variable {variable}")
         found.setdefault(section, {})[key] = value
-    return found
-
-
-def _from_platform(environ: Mapping[str, str]) -> dict[str, dict[str, tuple[str, str]]]:
-    """The settings that a platform's variables stand for, each with the variable's name."""
-    found: dict[str, dict[str, tuple[str, str]]] = {}
-    for variable, setting in PLATFORM.items():
-        if environ.get(variable):
-            section, _, key = setting.partition(".")
-            found.setdefault(section, {})[key] = (variable, environ[variable])
-    if found and any(variable.startswith(("AIP_", "SAGEMAKER_")) for variable in environ):
-        found["serve"].setdefault("host", ("the platform", "0.0.0.0"))  # a container is asked from outside
     return found
 
 
@@ -323,11 +309,19 @@ def _check_values(settings: Settings) -> None:
             raise SettingsError(f"{settings.origins.get(name)}: {name} must be 0 or a number above it.")
     for name in ("predict_route", "health_route"):
         route = getattr(settings.serve, name)
-        if route and not _ROUTE.fullmatch(route):
+        if route and not ROUTE.fullmatch(route):
             origin = settings.origins.get(f"serve.{name}")
             raise SettingsError(f"{origin}: serve.{name} = {route!r} must be a path, as '/predict'.")
     if settings.work.threads < 0:
         raise SettingsError(f"{settings.origins.get('work.threads')}: work.threads must be 0 (half the cores) or more.")
+    observe, grpc_port = settings.observe, settings.serve.grpc_port
+    for name, fine, wanted in (
+        ("serve.grpc_port", -1 <= grpc_port <= 65535, "must be in 0..65535 (0: any free one), or -1 for no gRPC."),
+        ("observe.trace_ratio", 0 <= observe.trace_ratio <= 1, "must be in [0, 1]: a share of requests."),
+        ("observe.traces", not observe.traces or _ADDRESS.match(observe.traces), "must be an http:// address."),
+    ):
+        if not fine:
+            raise SettingsError(f"{settings.origins.get(name)}: {name} {wanted}")
     for name, port in (("serve.port", settings.serve.port), ("ui.port", settings.ui.port)):
         if not 0 <= port <= 65535:
             raise SettingsError(f"{settings.origins.get(name)}: {name} must be in 0..65535 (0: any free one).")
@@ -355,17 +349,18 @@ def load(file: Path | None, environ: Mapping[str, str] | None = None) -> Setting
             raise SettingsError(f"{file} is not valid TOML: {error}.") from error
         _check_names(raw, str(file))
     variables = _from_environment(os.environ if environ is None else environ)
-    platform = _from_platform(os.environ if environ is None else environ)
+    platform = from_platform(os.environ if environ is None else environ)
     sections: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for section in SECTIONS:
         from_file, from_env = dict(raw.get(section, {})), variables.get(section, {})
         origins.update({f"{section}.{key}": str(file) for key in from_file})
         origins.update({f"{section}.{key}": f"{PREFIX}{section.upper()}__{key.upper()}" for key in from_env})
-        from_platform = platform.get(section, {})
-        origins.update({f"{section}.{key}": name for key, (name, _) in from_platform.items() if key not in from_env})
-        told = {key: value for key, (_, value) in from_platform.items()}
-        sections[section] = _typed(section, {**from_file, **told, **from_env}, origins)
+        told = platform if section == "serve" else {}
+        origins.update({f"{section}.{key}": name for key, (name, _) in told.items() if key not in from_env})
+        sections[section] = _typed(
+            section, {**from_file, **{key: value for key, (_, value) in told.items()}, **from_env}, origins
+        )
     root = str(file.resolve().parent) if file is not None else str(Path.cwd())
     settings = Settings(**sections, root=root, origins=origins)
     _check_values(settings)

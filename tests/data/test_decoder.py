@@ -180,3 +180,16 @@ def test_rows_are_kept_exactly_where_they_break_no_rule_and_are_the_same_rows(ro
     except RequestError:
         slow, fine = [], False
     assert decoder.kept(body) == (slow if fine else None)
+
+
+@pytest.mark.parametrize(
+    "at", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", -62_135_596_800_000_001, -63_000_000_000_000_000]
+)
+def test_a_time_outside_the_years_of_utc_is_told_at_its_place(at: str | int) -> None:
+    decoder = Decoder(Contract(name="t", fields=(Field(name="at", type="timestamp"),)))
+    with pytest.raises(RequestError, match="years 1 to 9999") as told:
+        decoder.instances(json.dumps({"instances": [{"at": 0}, {"at": at}]}).encode())
+    assert told.value.path == "$.instances[1].at"
+    with pytest.raises(RequestError, match="years 1 to 9999") as told:
+        decoder.columns({"at": [0, at]})
+    assert told.value.path == "$.at[1]"

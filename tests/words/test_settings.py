@@ -46,7 +46,8 @@ def test_values_from_the_environment_take_the_type_of_the_setting(tmp_path: Path
         ("[server]\nport = 9000\n", r"unknown section \[server\]; did you mean 'serve'\?"),
         (
             "[zzz]\n",
-            r"unknown section \[zzz\]; known here: project, stores, time, serve, work, alerts, ui, explain, trust",
+            r"unknown section \[zzz\]; known here: project, stores, time, serve, observe, work, alerts, ui, "
+            r"explain, trust",
         ),
         ("serve = 3\n", "'serve' must be a section"),
         ('[serve]\nport = "many"\n', r"serve\.port = 'many': Expected `int`"),

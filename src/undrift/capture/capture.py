@@ -49,6 +49,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=Tru
     """One answered row. Times are microseconds; ``score`` is P(positive), the value, or P(the class answered).
 
     ``error`` is set where a variant failed on the row; then there is no prediction from it.
+    ``trace_id`` is that of the caller's W3C trace context, if there was one.
     """
 
     id: str
@@ -70,6 +71,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=Tru
     violations: list[str]
     latency_us: int
     error: str | None = None
+    trace_id: str = ""
 
 
 class LabelRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="l"):

@@ -58,6 +58,7 @@ def predictions_table(interface: Interface, records: Sequence[PredictionRecord])
         "violations": _column(records, lambda r: r.violations, pa.list_(pa.string())),
         "latency_us": _column(records, lambda r: r.latency_us, pa.int64()),
         "error": _column(records, lambda r: r.error, pa.string()),
+        "trace_id": _column(records, lambda r: r.trace_id or None, pa.string()),
     }
     return pa.table({name: values for name, values in columns.items() if values is not None})
 

@@ -184,7 +184,7 @@ class Decoder:
             raise RequestError("expected at least one row, got none", path=place.partition("[")[0].partition(".{")[0])
         names, astuple = self._names, msgspec.structs.astuple
         rows = [dict(zip(names, astuple(struct), strict=True)) for struct in structs]
-        self._in_utc(rows)
+        self._in_utc(rows, place)
         for name in () if finite else self._numbers:  # JSON has no NaN, but Python values may
             for i, row in enumerate(rows):
                 if row[name] is not None and not math.isfinite(row[name]):
@@ -198,12 +198,16 @@ class Decoder:
                     raise RequestError(f"{broken}, which the contract rejects; got {row[name]!r}", path=where)
         return rows
 
-    def _in_utc(self, rows: list[Row]) -> None:
+    def _in_utc(self, rows: list[Row], place: str = "$.instances[{i}].{name}") -> None:
         for name in self._times:
-            for row in rows:
+            for i, row in enumerate(rows):
                 value = row[name]
                 if value is not None and (isinstance(value, int) or value.tzinfo is not UTC):
-                    row[name] = from_micros(value) if isinstance(value, int) else value.astimezone(UTC)
+                    try:
+                        row[name] = from_micros(value) if isinstance(value, int) else value.astimezone(UTC)
+                    except OverflowError as error:
+                        where = place.format(i=i, name=name)
+                        raise RequestError(f"{value} lies outside the years 1 to 9999 of UTC", path=where) from error
 
     def _transposed(self, struct: Any, path: str) -> list[Row]:
         columns = msgspec.structs.astuple(struct)

@@ -37,6 +37,7 @@ class Call(NamedTuple):
 
     ``received_at`` is in microseconds; ``started`` and ``deadline`` are readings of ``time.monotonic()``. ``charged``
     takes whom the request is counted to and when its answer was there, for whoever writes it.
+    ``trace_id`` is that of the W3C trace context, if there is one.
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class Call(NamedTuple):
     started: float
     deadline: float
     charged: list[tuple[Usage, float]] | None = None
+    trace_id: str = ""
 
 
 class Row(NamedTuple):
@@ -326,4 +328,5 @@ class _Work:
             violations=violations,
             latency_us=int((time.monotonic() - self.call.started) * 1e6),
             error=error,
+            trace_id=self.call.trace_id,
         )

@@ -17,6 +17,7 @@ from undrift.data.decoder import Decoder
 from undrift.develop.bundle import Interface
 from undrift.errors import RequestError
 from undrift.inference.endpoint import Row
+from undrift.protocols.wire import columns
 
 __all__ = ["STREAM", "answer", "read"]
 
@@ -59,7 +60,7 @@ def read(decoder: Decoder, body: bytes) -> list[dict[str, Any]]:
         raise RequestError(f"{table.num_rows} rows in {len(body)} bytes were not expected")
     contract = decoder.contract
     nullable = {field.name for field in contract.fields if field.nullable}
-    columns = {}
+    given = {}
     for name, column in zip(table.schema.names, table.columns, strict=True):
         if pa.types.is_dictionary(column.type):
             _refuse_blown_up(column, name, EXPANSION * len(body))
@@ -67,8 +68,8 @@ def read(decoder: Decoder, body: bytes) -> list[dict[str, Any]]:
             values = [None if value != value else value for value in column.to_pylist()]
         else:
             values = column.to_pylist()
-        columns[name] = values
-    return decoder.columns(columns)
+        given[name] = values
+    return columns(decoder, given, "$")
 
 
 def _known(kind: pa.DataType) -> bool:
@@ -145,22 +146,20 @@ def _follow(head: bytes, at: int) -> int:
 
 def answer(interface: Interface, rows: Sequence[Row]) -> bytes:
     """A stream of one batch: ``id``, ``version``, ``revision``, ``variant``, ``label`` and ``score`` or ``scores``."""
-    columns: dict[str, Any] = {
+    about: dict[str, Any] = {
         "id": pa.array([row.id for row in rows], pa.string()),
         "version": pa.array([row.version for row in rows], pa.int64()),
         "revision": pa.array([row.revision for row in rows], pa.string()),
         "variant": pa.array([row.variant for row in rows], pa.string()),
     }
     if interface.task != "regression":
-        columns["label"] = pa.array([row.label for row in rows], pa.string())
-    columns["score"] = pa.array([row.score for row in rows], pa.float64())
+        about["label"] = pa.array([row.label for row in rows], pa.string())
+    about["score"] = pa.array([row.score for row in rows], pa.float64())
     if interface.task == "multiclass":
         kind = pa.struct([pa.field(name, pa.float64()) for name in interface.classes])
-        columns["scores"] = pa.array(
-            [dict(zip(interface.classes, row.scores or (), strict=True)) for row in rows], kind
-        )
-    columns["violations"] = pa.array([row.violations for row in rows], pa.list_(pa.string()))
-    table = pa.table(columns)
+        about["scores"] = pa.array([dict(zip(interface.classes, row.scores or (), strict=True)) for row in rows], kind)
+    about["violations"] = pa.array([row.violations for row in rows], pa.list_(pa.string()))
+    table = pa.table(about)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -20,7 +20,7 @@ from undrift.develop.bundle import Interface
 from undrift.errors import RequestError
 from undrift.inference.endpoint import Row
 from undrift.protocols import tensorflow
-from undrift.protocols.wire import decode, encode, within
+from undrift.protocols.wire import columns, decode, encode, within
 
 __all__ = ["CSV", "JSON_LINES", "accepted", "answer_csv", "answer_lines", "read_csv", "read_json", "read_lines"]
 
@@ -83,8 +83,8 @@ def _read_split(decoder: Decoder, split: _Split) -> list[dict[str, Any]]:
             raise RequestError(
                 f"expected {width} values as there are columns, got {len(row)}", path=f"$.dataframe_split.data[{place}]"
             )
-    columns = {name: [row[place] for row in split.data] for place, name in enumerate(split.columns)}
-    return decoder.columns(columns, path="$.dataframe_split")
+    given = {name: [row[place] for row in split.data] for place, name in enumerate(split.columns)}
+    return columns(decoder, given, "$.dataframe_split")
 
 
 def read_lines(decoder: Decoder, body: bytes) -> list[dict[str, Any]]:
@@ -134,10 +134,10 @@ def read_csv(decoder: Decoder, body: bytes, content_type: bytes = CSV) -> list[d
         if len(line) != len(names):
             raise RequestError(f"expected {len(names)} cells, got {len(line)}", path=f"$[{place}]")
     fields = {field.name: field for field in contract.fields}
-    columns = {
+    given = {
         name: [_cell(fields.get(name), line[place]) for line in lines] for place, name in enumerate(names)
     }  # what a cell cannot be read as stays text, which the decoder refuses at its place
-    return decoder.columns(columns)
+    return decoder.columns(given)
 
 
 def _cell(field: Field | None, text: str) -> Any:

@@ -15,7 +15,7 @@ from undrift.data.decoder import Decoder
 from undrift.develop.bundle import Interface
 from undrift.errors import RequestError
 from undrift.ids import from_micros, to_micros
-from undrift.protocols.wire import decode, within
+from undrift.protocols.wire import decode, encode, integral, within
 
 __all__ = [
     "EventEntry",
@@ -109,10 +109,20 @@ def read_source(decoder: Decoder, body: bytes) -> list[dict[str, Any]]:
     rows = []
     for place, row in enumerate(decode(_source_rows, body).rows):
         try:
-            rows.append(decoder.row(row))
+            rows.append(_row(decoder, row))
         except RequestError as error:
             raise within(error, "$", f"$.rows[{place}]") from error
     return rows
+
+
+def _row(decoder: Decoder, row: dict[str, Any]) -> dict[str, Any]:
+    """The checked row; where 3.0 stood for an integer, by a second reading."""
+    try:
+        return decoder.row(row)
+    except RequestError as error:
+        if "got `float`" not in error.reason:
+            raise
+        return decoder.row(msgspec.json.decode(integral(encode(row))))
 
 
 def read_watermark(body: bytes) -> int:

@@ -15,7 +15,7 @@ from undrift.data.decoder import Decoder
 from undrift.develop.bundle import Interface
 from undrift.errors import NotFoundError, RequestError
 from undrift.inference.endpoint import Endpoint, Row
-from undrift.protocols.wire import decode, encode, positional
+from undrift.protocols.wire import decode, encode, integral, positional
 
 __all__ = ["about", "answer", "answer_columns", "metadata", "predictions", "read", "status"]
 
@@ -51,7 +51,7 @@ def read(decoder: Decoder, body: bytes) -> tuple[list[dict[str, Any]], bool]:
     RequestError : malformed JSON, no rows, or a row that breaks the contract; says where.
     """
     try:
-        rows = decoder.instances(body)
+        rows = _instances_of(decoder, body)
     except RequestError as error:
         if not (error.path.startswith("$.instances[") and error.reason.startswith("Expected `object`, got")):
             raise
@@ -61,6 +61,16 @@ def read(decoder: Decoder, body: bytes) -> tuple[list[dict[str, Any]], bool]:
         return positional(decoder, given, "$.instances"), False
     columnar = b'"inputs"' in body and _form.decode(body).inputs is not msgspec.UNSET
     return rows, columnar
+
+
+def _instances_of(decoder: Decoder, body: bytes) -> list[dict[str, Any]]:
+    """The rows by the contract; where 3.0 stood for an integer, by a second reading."""
+    try:
+        return decoder.instances(body)
+    except RequestError as error:
+        if "got `float`" not in error.reason:
+            raise
+        return decoder.instances(integral(body))
 
 
 def predictions(interface: Interface, rows: Sequence[Row]) -> list[Any]:

@@ -17,7 +17,7 @@ from undrift.data.decoder import Decoder
 from undrift.develop.bundle import Interface
 from undrift.errors import RequestError
 from undrift.inference.endpoint import Row
-from undrift.protocols.wire import positional
+from undrift.protocols.wire import columns, positional
 
 __all__ = ["DATATYPES", "Tensor", "from_bytes", "outputs_of", "rows_of", "selected", "to_bytes"]
 
@@ -126,13 +126,13 @@ def rows_of(decoder: Decoder, tensors: Sequence[Tensor], path: str) -> list[dict
     RequestError : another shape, a name twice, or a value that breaks the contract.
     """
     contract = decoder.contract
-    names, columns = contract.names, dict[str, list[Any]]()
+    names, given = contract.names, dict[str, list[Any]]()
     if len(tensors) == 1 and tensors[0].name not in names and len(tensors[0].shape) == 2:
         (only,), width = tensors, tensors[0].shape[1]
         if width == len(names):
             return positional(decoder, _missing(decoder, only), f"{path}[0].data")
     for place, tensor in enumerate(tensors):
-        if tensor.name in columns:
+        if tensor.name in given:
             raise RequestError(f"a second input of the name {tensor.name!r}", path=f"{path}[{place}].name")
         if tensor.shape not in ([len(tensor.data)], [len(tensor.data), 1]):
             raise RequestError(
@@ -141,8 +141,8 @@ def rows_of(decoder: Decoder, tensors: Sequence[Tensor], path: str) -> list[dict
             )
         nullable = tensor.name in names and contract.field(tensor.name).nullable
         floats = nullable and tensor.datatype in _NUMBERS
-        columns[tensor.name] = [None if value != value else value for value in tensor.data] if floats else tensor.data
-    return decoder.columns(columns, path=path)
+        given[tensor.name] = [None if value != value else value for value in tensor.data] if floats else tensor.data
+    return columns(decoder, given, path)
 
 
 def _missing(decoder: Decoder, tensor: Tensor) -> list[list[Any]]:
@@ -152,18 +152,9 @@ def _missing(decoder: Decoder, tensor: Tensor) -> list[list[Any]]:
     rows = [tensor.data[start : start + width] for start in range(0, len(tensor.data), width)]
     if tensor.datatype not in _NUMBERS:
         return rows
-    integers = [field.type == "integer" for field in decoder.contract.fields]
-    found = []
-    for row in rows:
-        known: list[Any] = [None if may and value != value else value for value, may in zip(row, nullable, strict=True)]
-        # one datatype for all fields: 3.0 is the integer 3
-        found.append(
-            [
-                int(value) if whole and isinstance(value, float) and value.is_integer() else value
-                for value, whole in zip(known, integers, strict=True)
-            ]
-        )
-    return found
+    return [
+        [None if may and value != value else value for value, may in zip(row, nullable, strict=True)] for row in rows
+    ]
 
 
 def outputs_of(interface: Interface, rows: Sequence[Row]) -> list[Tensor]:

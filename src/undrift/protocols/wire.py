@@ -29,7 +29,18 @@ from undrift.errors import (
     UndriftError,
 )
 
-__all__ = ["GRPC", "decode", "encode", "error_body", "grpc_status_of", "positional", "status_of", "within"]
+__all__ = [
+    "GRPC",
+    "columns",
+    "decode",
+    "encode",
+    "error_body",
+    "grpc_status_of",
+    "integral",
+    "positional",
+    "status_of",
+    "within",
+]
 
 # HTTP status, and the name of the status in gRPC
 _STATUS: Final[tuple[tuple[type[UndriftError], int, str], ...]] = (
@@ -46,9 +57,12 @@ _STATUS: Final[tuple[tuple[type[UndriftError], int, str], ...]] = (
     (DeadlineError, 504, "DEADLINE_EXCEEDED"),
     (ModelError, 500, "INTERNAL"),
 )
-GRPC: Final = {name: status for _, status, name in _STATUS}
+GRPC: Final = {"OK": 200, **{name: status for _, status, name in reversed(_STATUS)}}
+"""The HTTP status that stands for a gRPC one in metrics."""
 _encoder: Final = msgspec.json.Encoder()
 _COLUMN_PLACE: Final = re.compile(r"\.(?P<name>.*)\[(?P<row>\d+)\]")
+
+_FLOAT: Final = "got `float`"
 
 encode: Final[Callable[[Any], bytes]] = _encoder.encode
 
@@ -63,10 +77,56 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes, root: str = "$") -> 
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
+        if _FLOAT in str(error):
+            try:
+                return decoder.decode(integral(body))
+            except (RequestError, msgspec.MsgspecError):
+                pass
         message, _, path = str(error).partition(" - at `")
         raise RequestError(message, path=root + path.removesuffix("`").removeprefix("$")) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"the body is not valid JSON: {error}", path=root) from error
+
+
+def integral(body: bytes) -> bytes:
+    """JSON with 3.0 written as 3: the same integer to JSON, and one that some clients send.
+
+    Raises
+    ------
+    RequestError : it is no JSON.
+    """
+    try:
+        return encode(_integral(msgspec.json.decode(body)))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}") from error
+
+
+def _integral(value: Any) -> Any:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 2**63 else value
+    if isinstance(value, list):
+        return [_integral(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _integral(each) for name, each in value.items()}
+    return value
+
+
+def columns(decoder: Decoder, given: dict[str, list[Any]], path: str) -> list[dict[str, Any]]:
+    """Checked rows of values given by column; 3.0 is an integer where the contract wants one.
+
+    Raises
+    ------
+    RequestError : a column is missing, too short or holds a value that breaks the contract.
+    """
+    try:
+        return decoder.columns(given, path=path)
+    except RequestError as error:
+        if _FLOAT not in error.reason:
+            raise
+        whole = {field.name for field in decoder.contract.fields if field.type in ("integer", "timestamp")}
+        return decoder.columns(
+            {name: _integral(values) if name in whole else values for name, values in given.items()}, path=path
+        )
 
 
 def within(error: RequestError, root: str, at: str) -> RequestError:
@@ -96,9 +156,8 @@ def positional(decoder: Decoder, rows: Sequence[Any], path: str) -> list[dict[st
             )
     if not lists:
         raise RequestError("expected at least one row, got none", path=path)
-    columns = {name: [row[place] for row in lists] for place, name in enumerate(names)}
     try:
-        return decoder.columns(columns, path=path)
+        return columns(decoder, {name: [row[place] for row in lists] for place, name in enumerate(names)}, path)
     except RequestError as error:
         found = _COLUMN_PLACE.fullmatch(error.path.removeprefix(path))
         if found is None:

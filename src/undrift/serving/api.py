@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import datetime
+from importlib import metadata
 from typing import Any
 
 from undrift.capture.capture import EventRecord, LabelRecord, Recorder, SourceRecord, WatermarkRecord
 from undrift.errors import CaptureError, DeadlineError, NotFoundError, OverloadError, RequestError, StateError
 from undrift.inference.endpoint import Answered, Call, Endpoint
-from undrift.protocols import labels
+from undrift.protocols import labels, openapi
 from undrift.protocols.wire import encode
 from undrift.serving.connection import Reply
 from undrift.serving.paths import Asked, Path
@@ -37,7 +38,8 @@ class Api:
 
     def __init__(self, settings: Settings, placement: Placement, recorder: Recorder, meters: Meters) -> None:
         self.draining = False
-        self._event_mode = settings.time.mode == "event"
+        self._event_mode, self._serve = settings.time.mode == "event", settings.serve
+        self._described: tuple[int, bytes] | None = None
         self._placement, self._recorder, self._meters = placement, recorder, meters
 
     def paths(self) -> list[Path]:
@@ -52,6 +54,7 @@ class Api:
             Path("GET", "/v2/health/ready", self.ready, "health"),
             Path("GET", "/readyz", self.ready, "health"),
             Path("GET", "/metrics", self._metrics, "metrics"),
+            Path("GET", "/openapi.json", self._openapi, "about"),
         ]
 
     @property
@@ -204,6 +207,22 @@ class Api:
             "problems": placement.problems, "uncaptured": self._recorder.lost,
         }  # fmt: skip
         return Reply(200 if ready else 503, encode(body))
+
+    async def _openapi(self, asked: Asked) -> Reply:
+        """Built anew for each routing table: its schemas are those of the contracts in force."""
+        if self._described is None or self._described[0] != self._placement.epoch:
+            document = openapi.build(
+                self._placement.endpoints,
+                {name: source.decoder.contract for name, source in self._placement.sources.items()},
+                title="undrift",
+                version=metadata.version("undrift"),
+                event_time=self._event_mode,
+                predict_route=self._serve.predict_route,
+                health_route=self._serve.health_route,
+                model=self._serve.model,
+            )
+            self._described = (self._placement.epoch, encode(document))
+        return Reply(200, self._described[1])
 
     async def _metrics(self, asked: Asked) -> Reply:
         for name, endpoint in self._placement.endpoints.items():

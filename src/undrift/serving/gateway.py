@@ -16,6 +16,7 @@ from undrift.ids import new_id
 from undrift.inference.endpoint import Call
 from undrift.inference.usage import Usage
 from undrift.protocols.wire import encode, error_body, status_of
+from undrift.serving.access_log import AccessLog
 from undrift.serving.api import Api
 from undrift.serving.connection import JSON, Head, Reply, Request
 from undrift.serving.explaining import Explaining
@@ -23,6 +24,7 @@ from undrift.serving.paths import Asked, Path, Paths
 from undrift.serving.placement import Placement
 from undrift.serving.predict_api import PredictApi
 from undrift.serving.telemetry import Meters, notice
+from undrift.serving.trace import Span, Trace, Tracing
 from undrift.settings import Settings
 
 __all__ = ["Gateway"]
@@ -38,12 +40,23 @@ class Gateway:
     settings : bounds of bodies and time, and whether time is event time.
     placement : the endpoints and sources to answer from.
     recorder : what captures records before an answer leaves.
+    tracing : which requests are traced.
+    log : the access log, if there is one.
     """
 
-    def __init__(self, settings: Settings, placement: Placement, recorder: Recorder, meters: Meters) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        placement: Placement,
+        recorder: Recorder,
+        meters: Meters,
+        tracing: Tracing,
+        log: AccessLog | None = None,
+    ) -> None:
         self._serve = settings.serve
+        self._tracing, self._log = tracing, log
         self._placement, self._meters = placement, meters
-        self._api = Api(settings, placement, recorder, meters)
+        self.api = self._api = Api(settings, placement, recorder, meters)
         self._predict_api = PredictApi(settings, self._api)
         self._explaining = Explaining(settings, placement, self._api.endpoint)
         self._paths = Paths(self._table())
@@ -63,6 +76,13 @@ class Gateway:
 
     def refuse(self, head: Head) -> Reply | None:
         """What HTTP itself answers, before the body is read: no such path, method or content type."""
+        refusal = self._refused(head)
+        if refusal is not None and self._log is not None:
+            path = self._paths.find(head.target).path[:200]
+            self._log.add(method=head.method, path=path, route="none", status=refusal.status)
+        return refusal
+
+    def _refused(self, head: Head) -> Reply | None:
         found = self._paths.find(head.target)
         path = found.by_method.get(head.method)
         if path is None:
@@ -97,14 +117,16 @@ class Gateway:
 
     async def answer(self, request: Request) -> Reply:
         """The answer to a request that `refuse` let pass."""
-        started = time.monotonic()
+        started, began = time.monotonic(), time.time_ns()
         charged: list[tuple[Usage, float]] = []
         headers = request.headers
+        trace = self._tracing.begin(headers)
         request_id = _request_id(headers)
         found = self._paths.find(request.target)
         path = found.by_method[request.method]
         try:
-            call = Call(request_id, time.time_ns() // 1000, started, started + self._seconds(headers), charged)
+            deadline = started + self._seconds(headers)
+            call = Call(request_id, began // 1000, started, deadline, charged, trace.trace_id)
             reply = await path.handler(Asked(found.parts, request.body, call, headers, found.query))
         except UndriftError as error:
             reply = self._failed(error)
@@ -116,9 +138,37 @@ class Gateway:
             usage.encode += now - ready
             usage.finish(now - started)
         self._meters.route(path.label).count(reply.status, now - started)
-        return Reply(
-            reply.status, reply.body, (*self._usual(request_id, reply.epoch), *reply.headers), reply.type, reply.close
-        )
+        if trace.sampled or self._log is not None:
+            self._tell(request, reply, path, request_id, trace, began, now - started)
+        more = (*self._usual(request_id, reply.epoch), *trace.headers, *reply.headers)
+        return Reply(reply.status, reply.body, more, reply.type, reply.close)
+
+    def _tell(
+        self, request: Request, reply: Reply, path: Path, request_id: str, trace: Trace, began: int, seconds: float
+    ) -> None:
+        """Write the line and send the spans of one request."""
+        target = self._paths.find(request.target).path[:200]
+        if self._log is not None:
+            self._log.add(
+                method=request.method,
+                path=target,
+                route=path.label,
+                status=reply.status,
+                ms=round(seconds * 1000, 3),
+                request_bytes=len(request.body),
+                response_bytes=len(reply.body),
+                request_id=request_id,
+                trace_id=trace.trace_id or None,
+            )
+        attributes = {
+            "http.request.method": request.method,
+            "http.route": path.pattern,
+            "url.path": target,
+            "http.response.status_code": reply.status,
+            "undrift.request_id": request_id,
+        }
+        name = f"{request.method} {path.pattern}"
+        self._tracing.end(trace, Span(name, began, began + int(seconds * 1e9), attributes, failed=reply.status >= 500))
 
     def _usual(self, request_id: str, epoch: int | None) -> tuple[tuple[bytes, bytes], ...]:
         """The headers of every answer."""

@@ -16,18 +16,22 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from random import SystemRandom
+from typing import Any, Final
 
 import msgspec
 
 from undrift.capture.capture import Recorder, SpoolWriter
 from undrift.capture.spool import backlog
 from undrift.errors import UndriftError
+from undrift.plugins import resolve_path
+from undrift.serving.access_log import AccessLog
 from undrift.serving.gateway import Gateway
 from undrift.serving.listener import Listener, refuse_new
 from undrift.serving.placement import Placement
 from undrift.serving.supervisor import serve_folder, supervise
 from undrift.serving.telemetry import Meters, notice
+from undrift.serving.trace import Tracing
 from undrift.settings import Settings, find, load
 
 __all__ = ["run"]
@@ -80,7 +84,14 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
     )
     placement = Placement(settings, folder, meters)
     recorder = Recorder(writer, serve)
-    app = Gateway(settings, placement, recorder, meters)
+    tracing = Tracing(settings.observe, SystemRandom())
+    log = AccessLog(lost=meters.unlogged.inc) if settings.observe.access_log else None
+    app = Gateway(settings, placement, recorder, meters, tracing, log)
+    grpc: Any = None
+    if serve.grpc_port >= 0:
+        grpc = resolve_path("undrift.serving.grpc_server:GrpcServer", wanted_for="serve.grpc_port", extra="grpc")(
+            settings, app.api, meters, tracing
+        )
     listener = Listener(app, listening, max_body=serve.max_body_bytes, slow_seconds=serve.timeout_ms / 1000)
     told_to_end = asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -90,13 +101,21 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
     tasks = [asyncio.create_task(placement.follow()), asyncio.create_task(keeping)]
     try:
         await listener.start()
+        if grpc is not None:
+            await grpc.start(serve.grpc_port)
         await told_to_end.wait()
         notice("draining", connections=len(listener.connections))
-        await listener.drain(serve.drain_seconds)
+        both = [listener.drain(serve.drain_seconds)]
+        if grpc is not None:
+            both.append(grpc.stop(serve.drain_seconds))
+        await asyncio.gather(*both)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(tracing.close)
+        if log is not None:
+            log.close()
         writer.close()
         (folder / f"{os.getpid()}.json").unlink(missing_ok=True)
         notice("ended", worker=number)

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from undrift.errors import ServeError, StateError
+from undrift.plugins import resolve_path
 from undrift.serving.listener import refuse_new
 from undrift.serving.telemetry import notice
 from undrift.settings import Settings
@@ -52,14 +53,25 @@ def supervise(settings: Settings, command: Sequence[str]) -> int:
     ServeError : the address cannot be bound, or workers die as soon as they start.
     StateError : the state folder cannot be written.
     """
-    listening = _bind(settings.serve.host, settings.serve.port)
+    grpc = _reserve(settings) if settings.serve.grpc_port >= 0 else None
+    try:
+        listening = _bind(settings.serve.host, settings.serve.port)
+    except ServeError:
+        if grpc is not None:
+            grpc.close()
+        raise
     folder = serve_folder(settings)
     stop = threading.Event()
     before = {sig: signal.signal(sig, lambda *_: stop.set()) for sig in (signal.SIGTERM, signal.SIGINT)}
     try:
         host, port = listening.getsockname()[:2]
-        _prepare(folder, {"host": host, "port": port, "pid": os.getpid()})
-        notice("listening", host=host, port=port, workers=settings.serve.workers)
+        address: dict[str, Any] = {"host": host, "port": port, "pid": os.getpid()}
+        if grpc is not None:
+            address["grpc_port"] = grpc.getsockname()[1]
+            serve = msgspec.structs.replace(settings.serve, grpc_port=address["grpc_port"])
+            settings = msgspec.structs.replace(settings, serve=serve)
+        _prepare(folder, address)
+        notice("listening", workers=settings.serve.workers, **{k: v for k, v in address.items() if k != "pid"})
         workers = [_Worker(number, command, listening, settings) for number in range(settings.serve.workers)]
         try:
             while not stop.wait(0.05):
@@ -78,10 +90,35 @@ def supervise(settings: Settings, command: Sequence[str]) -> int:
                 path.unlink(missing_ok=True)
     finally:
         listening.close()
+        if grpc is not None:
+            grpc.close()
         for sig, handler in before.items():
             signal.signal(sig, handler)
     notice("stopped")
     return 0
+
+
+def _reserve(settings: Settings) -> socket.socket:
+    """The port of gRPC, held but not listened on: each worker binds it for itself, and the kernel spreads connections.
+
+    Raises
+    ------
+    ServeError : it is in use, or the extra is not installed.
+    """
+    resolve_path("grpc:aio", wanted_for="serve.grpc_port", extra="grpc")
+    host, port = settings.serve.host, settings.serve.grpc_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    held = socket.socket(family, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        raise ServeError(
+            f"port {port} on {host} cannot be used for gRPC: {error.strerror}.",
+            hint="Choose another one: serve.grpc_port in undrift.toml, UNDRIFT_SERVE__GRPC_PORT.",
+        ) from error
+    return held
 
 
 def _bind(host: str, port: int) -> socket.socket:

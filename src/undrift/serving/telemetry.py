@@ -106,6 +106,9 @@ class Meters:
         self.spool_seconds = Gauge(
             "undrift_spool_seconds", "How long the segment that waits longest is finished.", registry=registry
         )
+        self.unlogged = Counter(
+            "undrift_unlogged_answers", "Lines of the access log that were dropped.", registry=registry
+        )
         self.waiting = Gauge("undrift_waiting_rows", "Rows waiting for a model.", ["model"], registry=registry)
         self.epoch = Gauge("undrift_routing_epoch", "Epoch of the routing table in use.", registry=registry)
         self.problems = Gauge("undrift_routing_problems", "Models that cannot follow the table.", registry=registry)
