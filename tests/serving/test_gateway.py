@@ -188,7 +188,7 @@ def test_a_wrong_body_is_told_where_it_is_wrong(live: Server, path: str, body: s
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404), ("POST", "/v1/models/flights:explain", 405), ("POST", "/v1/models/nobody:predict", 404),
+        ("GET", "/", 404), ("GET", "/v1/models/flights:explain", 405), ("POST", "/v1/models/nobody:predict", 404),
         ("POST", "/v1/models/nobody/labels", 404), ("POST", "/v1/sources/nothing", 404),
         ("GET", "/v1/models/nobody", 404), ("GET", "/v1/models/flights:predict", 405), ("PUT", "/healthz", 405),
         ("DELETE", "/v1/models/flights", 405), ("GET", "/%00%ff", 404),

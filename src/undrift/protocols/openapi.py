@@ -112,6 +112,7 @@ def _model(name: str, endpoint: Endpoint, timed: bool) -> dict[str, Item]:
     events = {"type": "array", "items": schemas.event(timed=timed)}
     found = {
         f"{v1}:predict": _predict(endpoint),
+        f"{v1}:explain": _explain(endpoint),
         f"{v1}/labels": _post(f"Labels of predictions of {name}", _object({"labels": labels}), _accepted()),
         f"{v1}/events": _post(f"Business events of units of {name}", _object({"events": events}), _accepted()),
         v1: _get(f"State of {name}", _object({"model_version_status": {"type": "array"}})),
@@ -145,6 +146,21 @@ def _predict(endpoint: Endpoint) -> Item:
     answers = {"type": "array", "items": schemas.answer(endpoint.interface)}
     answer = {"anyOf": [_object({"predictions": answers, **about}), _object({"outputs": {}, **about})]}
     return _post(f"Predict with {endpoint.interface.model} (TensorFlow Serving, Vertex AI)", body, answer)
+
+
+def _explain(endpoint: Endpoint) -> Item:
+    """Rows as those of a prediction; how many at most, the settings say."""
+    item = _predict(endpoint)["post"]
+    body = {"allOf": [
+        item["requestBody"]["content"]["application/json"]["schema"],
+        {"properties": {
+            "method": {"enum": ["auto", "exact", "permutation", "lime"]},
+            "label": {"type": "string", "description": "The class to explain; the one answered if left out."},
+        }},
+    ]}  # fmt: skip
+    answers = {"type": "array", "items": {"type": "object"}}
+    answer = _object({"explanations": answers, "rows": schemas.rows_about(), "request_id": {"type": "string"}})
+    return _post(f"Explain predictions of {endpoint.interface.model}", body, answer)
 
 
 def _infer(endpoint: Endpoint) -> Item:
