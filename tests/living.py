@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from undrift.serving.gateway import Gateway
 from undrift.serving.placement import Placement
 from undrift.serving.supervisor import serve_folder
 from undrift.serving.telemetry import Meters
+from undrift.serving.trace import Tracing
 from undrift.work import KINDS, Worker
 
 from town import DAY, LIVE, TRAINED_DAYS, Day, Town, write_declarations, write_project  # isort: skip
@@ -79,7 +81,8 @@ class Service:
         meters = Meters()
         self._writer = SpoolWriter(settings.path(settings.stores.spool))
         self.placement = Placement(settings, serve_folder(settings), meters)
-        self._app = Gateway(settings, self.placement, Recorder(self._writer, settings.serve), meters)
+        tracing = Tracing(settings.observe, Random(1))
+        self._app = Gateway(settings, self.placement, Recorder(self._writer, settings.serve), meters, tracing)
         self.follow()
 
     def follow(self) -> None:

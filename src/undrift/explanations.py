@@ -73,7 +73,7 @@ def explanation_of(project: Project, row: dict[str, Any], method: str) -> dict[s
         return {"explanation": None, "unexplained": "the model gave no answer"}
     try:
         explainer = open_explainer(project.bundle_path(row["revision"]), project.settings.trust)
-        given = {**(row["inputs"] or {}), **(row["features"] or {})}
+        given = {**(row.get("inputs") or {}), **(row.get("features") or {})}  # the lake lacks columns nobody filled
         columns = {i.name: [given.get(i.name)] for i in explainer.manifest.interface.inputs}
         (found,) = explainer.explain(columns, method=method)
     except UndriftError as error:

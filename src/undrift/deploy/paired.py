@@ -62,10 +62,11 @@ def judge_shadow(
     guards = [g for g in declared.guardrails if g.metric in names]
     tests = sum(1 + (known if g.by_segment else 0) for g in guards)
     days = rows["event_time"].cast("int64").to_numpy() // DAY
+    tuning = float(max(declared.shadow.minimum_units if declared.shadow else 0, MINIMUM_UNITS))  # where it is to decide
     findings: list[Finding | None] = []
     for guard in guards:
         gap = new[guard.metric] - old[guard.metric]
-        findings.append(_guard(guard, {}, guard.margin, gap, days, declared.alpha / tests))
+        findings.append(_guard(guard, {}, guard.margin, gap, days, declared.alpha / tests, tuning))
         if not guard.by_segment:
             continue
         margin = guard.margin if guard.segment_margin is None else guard.segment_margin
@@ -74,7 +75,9 @@ def judge_shadow(
                 inside = codes == code
                 if int((inside & np.isfinite(gap)).sum()) >= MINIMUM_UNITS:
                     findings.append(
-                        _guard(guard, {column: value}, margin, gap[inside], days[inside], declared.alpha / tests)
+                        _guard(
+                            guard, {column: value}, margin, gap[inside], days[inside], declared.alpha / tests, tuning
+                        )
                     )
     labelled = int((rows["label"].is_valid().to_numpy() | rows["value"].is_valid().to_numpy()).sum())
     facts |= {"tests": tests, "labelled": labelled, "most_different": _most_different(rows, replayed)}
@@ -104,7 +107,13 @@ def as_answered_by(rows: pa.Table, replayed: Replay) -> pa.Table:
 
 
 def _guard(
-    guard: Guardrail, segment: dict[str, str], margin: float, gap: Floats, days: NDArray[np.int64], alpha: float
+    guard: Guardrail,
+    segment: dict[str, str],
+    margin: float,
+    gap: Floats,
+    days: NDArray[np.int64],
+    alpha: float,
+    tuning: float,
 ) -> Finding | None:
     """One guardrail over all or in one segment; None for a segment of too few rows."""
     held = np.isfinite(gap)
@@ -114,8 +123,8 @@ def _guard(
     fewer = int(moments.n / effect)
     shrunk = Moments(n=fewer, mean=moments.mean, m2=moments.m2 * fewer / max(moments.n, 1))
     sides = 2 if guard.metric == "shift" else 1
-    low = mean_sequence(shrunk, alpha / sides, 1000.0, side="lower")
-    high = mean_sequence(shrunk, alpha / sides, 1000.0, side="upper")
+    low = mean_sequence(shrunk, alpha / sides, tuning, side="lower")
+    high = mean_sequence(shrunk, alpha / sides, tuning, side="upper")
     lower, upper, value = low.lower, high.upper, moments.mean
     if guard.metric == "shift":
         lower, upper, value = max(low.lower, -high.upper), max(abs(low.lower), abs(high.upper)), abs(moments.mean)
