@@ -74,7 +74,7 @@ def difference(
     >>> import numpy as np
     >>> before = Profile.of({"x": np.arange(1000.0)})
     >>> now = Profile.of({"x": np.arange(1000.0) + 100}, edges_from=before)
-    >>> difference(before.columns["x"], now.columns["x"]).value
+    >>> round(difference(before.columns["x"], now.columns["x"]).value, 12)
     0.1
     """
     if not reference.values or not current.values or reference.kind != current.kind:
