@@ -17,6 +17,9 @@ demo: ## the whole life of a model on the NYC flights of 2013; ARGS=--quick for 
 	@scripts/setup demo
 	$(BIN)/undrift demo $(ARGS)
 
+# Test processes share the cores already: threads of numeric libraries would wait for each other by spinning.
+test coverage: export OMP_NUM_THREADS := 1
+test coverage: export OPENBLAS_NUM_THREADS := 1
 test: ## all tests; ARGS="tests/state -k lease" for some, WORKERS=0 for one process
 	@scripts/setup test demo
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
