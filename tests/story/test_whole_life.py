@@ -111,7 +111,7 @@ def test_a_candidate_that_breaks_when_it_meets_live_traffic_is_taken_back(projec
     assert exposed < PER_DAY
     assert set(served(life, ended.at, life.now)) == {1}
     assert [event.payload["version"] for event in events(project, "revision.promoted")] == [1]
-    with redeclared(project, train="leaky") as later, pytest.raises(Exception, match="was rolled back before"):
+    with redeclared(project, train="leaky") as later, pytest.raises(Exception, match="was taken back before"):
         releases.roll_out(later, actor=ME)
 
 
