@@ -112,12 +112,11 @@ def backtest(
             f"{declared.name} had no champion between {start:%Y-%m-%d} and {end:%Y-%m-%d}: there is nothing to judge."
         )
     window = Window(boundaries[0] - tick, boundaries[-1])
-    days = tick / timedelta(days=1)
     findings = tuple(
         judge_budget(
             monitor,
             sum(alarm.monitor == monitor.name and not alarm.confirmed for alarm in alarms),
-            judged[monitor.name] * days,
+            judged[monitor.name] * (monitor.every(tick) / timedelta(days=1)),
             window,
         )
         for monitor in declared.monitors

@@ -36,7 +36,7 @@ from undrift.monitor.cells import Reference, Slots, reference_from
 from undrift.monitor.performance import Expected, expectations
 from undrift.monitor.skew import sampled
 from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
-from undrift.monitor.windows import history_of, keep_profiles, kept_profiles, reach
+from undrift.monitor.windows import asked_for, history_of, keep_profiles, kept_profiles
 from undrift.project import FEEDS, Project
 from undrift.releases import freeze_of
 from undrift.shadows import captured_inputs, shadow_evidence
@@ -170,23 +170,25 @@ def scene_of(project: Project, model: Model, route: dict[str, Any], now: datetim
     """What a tick sees of one model: rows as known then, the sources it watches, what its champion promised."""
     champion = route["champion"]
     manifest = project.manifest(champion)
-    start = now - look_back(model.monitors, tick)
+    due = [monitor for monitor in model.monitors if monitor.due(now, tick)]
+    start = now - look_back(due, tick)
     rows = outcomes(project.lake, model.name, start, now, now)
     folder = str(project.bundle_path(champion))
     reference, expected = _expectations(folder)
     sources: dict[str, tuple[Any, pa.Table]] = {}
-    if any(monitor.kind == "feed" for monitor in model.monitors):
-        wanted = {view.source for view in model.views} | {m.source for m in model.monitors if m.source}
+    if any(monitor.kind == "feed" for monitor in due):
+        wanted = {view.source for view in model.views} | {m.source for m in due if m.source}
         for name in sorted(wanted & set(project.declarations.sources)):
             where = [("date", ">=", (now - LOOK_BACK).date()), ("date", "<=", now.date())]
             found = project.lake.scan(f"source_{name}", where=where)
             if found is not None:
                 sources[name] = (project.declarations.sources[name], found)
     history: dict[str, Slots] = {}
-    span, segments = reach(model.monitors)
-    if span:
-        keep_profiles(project.lake, manifest.interface, rows, _edges(folder), now - tick, now, segments=segments)
-        kept = kept_profiles(project.lake, model.name, now - span, now)
+    asked = asked_for(model.monitors, tick)
+    if asked is not None and asked_for(due, tick) is not None:
+        begin = now - asked.span
+        keep_profiles(project.lake, manifest.interface, rows, _edges(folder), begin, now, segments=asked.segments)
+        kept = kept_profiles(project.lake, model.name, now - asked.reach, now)
         history = history_of(kept, reference, route["champion_version"])
     return Scene(
         interface=manifest.interface,

@@ -19,7 +19,7 @@ from undrift.monitor.cells import reference_from
 from undrift.monitor.drift import judge_drift
 from undrift.monitor.frames import columns_of
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.windows import history_of, keep_profiles, kept_profiles, reach
+from undrift.monitor.windows import asked_for, history_of, keep_profiles, kept_profiles
 from undrift.state.lake import DeltaLake
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
@@ -117,9 +117,10 @@ def test_scores_of_another_version_are_another_history(stream: Stream, lake: Del
 
 
 def test_nothing_is_kept_unless_a_monitor_asks_for_it() -> None:
-    assert reach([Monitor(name="a", kind="drift"), Monitor(name="b", kind="silent")]) == (timedelta(0), False)
+    assert asked_for([Monitor(name="a", kind="drift"), Monitor(name="b", kind="silent")], DAY) is None
     asking = [
         Monitor(name="a", kind="drift", history="60d"),
         Monitor(name="b", kind="drift", history="30d", by_segment=True),
     ]
-    assert reach(asking) == (timedelta(days=60), True)
+    assert asked_for(asking, DAY) == (timedelta(days=60), DAY, True)
+    assert asked_for(asking, timedelta(minutes=5)) == (timedelta(days=60), DAY, True), "days are compared, not ticks"

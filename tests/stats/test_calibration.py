@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import signal
+from scipy.special import ndtri
 
 from undrift.stats.calibration import (
     CalibrationMap,
@@ -17,6 +18,7 @@ from undrift.stats.calibration import (
     onset_rate,
     onsets,
     reliability,
+    step_up,
     upper_quantile,
 )
 
@@ -180,3 +182,32 @@ def test_the_expected_area_is_the_real_one_where_rates_are_outcomes_and_its_mean
     drawn = [roc_auc_score(rng.random(500) < scores, scores) for _ in range(300)]
     assert expected_roc_auc(scores, scores) == pytest.approx(np.mean(drawn), abs=0.005)
     assert math.isnan(expected_roc_auc([1.0, 1.0], [0.2, 0.3]))
+
+
+def test_the_step_up_rejects_what_benjamini_and_hochberg_do_by_p_values() -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(300):
+        m = int(rng.integers(1, 40))
+        p = np.where(rng.random(m) < 0.3, rng.beta(0.2, 8, m), rng.random(m))
+        q = float(rng.uniform(0.01, 0.2))
+        level = step_up(lambda rate, p=p: int((p <= rate).sum()), q / m, m)
+        ranked = np.sort(p)
+        passing = np.flatnonzero(ranked <= q * np.arange(1, m + 1) / m)
+        wanted = set(np.flatnonzero(p <= ranked[passing[-1]])) if passing.size else set()
+        assert set(np.flatnonzero(p <= level)) == wanted
+
+
+def test_while_nothing_is_wrong_the_step_up_alarms_no_more_often_than_is_stated_and_finds_more_where_much_is() -> None:
+    rng = np.random.default_rng(12)
+    alarmed = plain = found = 0
+    for _ in range(4000):
+        shared = rng.normal()  # columns share their days
+        z = 0.6 * shared + 0.8 * rng.normal(size=30)
+        level = step_up(lambda rate, z=z: int((z > ndtri(1 - rate)).sum()), 0.1 / 30, 30)
+        alarmed += bool((z > ndtri(1 - level)).any())
+        moved = z + np.where(np.arange(30) < 15, 2.5, 0.0)
+        level = step_up(lambda rate, z=moved: int((z > ndtri(1 - rate)).sum()), 0.1 / 30, 30)
+        found += int((moved[:15] > ndtri(1 - level)).sum())
+        plain += int((moved[:15] > ndtri(1 - 0.1 / 30)).sum())
+    assert alarmed / 4000 < 0.1 + 3 * np.sqrt(0.1 * 0.9 / 4000)
+    assert found > 1.3 * plain

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from undrift.app import columns, tables
 from undrift.app.columns import Outcome
+from undrift.app.terminal import actor
 from undrift.data.contract import Contract
 from undrift.data.inspect import infer
 from undrift.develop import adoption
@@ -219,7 +220,8 @@ def _write(folder: Path, data: Path, table: pa.Table, subject: _Subject) -> Scaf
         "margins": _margins(table, label, outcome),
         "trusted": trusted,
         "labelled": label in table.column_names,
-        "segments": columns.segments(table, inputs)[:3],
+        "segments": columns.segments(table, inputs)[:2],
+        "owner": actor("").removeprefix("person:"),
         "minimum_rows": min(100, max(10, int(table.num_rows * _HOLDOUT * 0.75))),
         "train": train,
         "labels": shlex.quote(json.dumps({"labels": [{"id": "THE-ID", "label": _some_label(table, label, outcome)}]})),

@@ -8,7 +8,7 @@ divided by the design effect that days and weeks show (Kish 1965), else everythi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -21,6 +21,7 @@ from undrift.ids import to_micros
 from undrift.monitor.cells import Reference, Slots, slots_of
 from undrift.monitor.frames import columns_of, inside, micros, outside
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
+from undrift.stats.calibration import step_up
 from undrift.stats.distance import Distance
 
 if TYPE_CHECKING:
@@ -94,6 +95,15 @@ def judge_drift(
         series[name] = slots_of(reference[name], named[name], times, which, now)
     usual = {name: usual_effect(slots, window) for name, slots in series.items()}
     lasting = _lasting([effect for effect in usual.values() if effect is not None])
+
+    def beyond(level: float) -> int:
+        seen = (
+            _at(monitor, held_against[name], series[name], window.end, level, usual[name], lasting)[0]
+            for name in watched
+        )
+        return sum(distance is not None and distance.lower > monitor.size for distance in seen)
+
+    alpha = step_up(beyond, alpha, len(watched))
     return [
         _judge(monitor, name, held_against[name], series[name], usual[name], (alpha, tick, lasting), window)
         for name in watched
@@ -179,11 +189,7 @@ def _judge(
     cells = np.zeros(reference.size)
     for back in reversed(range(monitor.lasting.n)):
         end = window.end - back * tick
-        held = inside(slots.at, end - monitor.span, end)
-        table = slots.cells[held]
-        cells = table.sum(axis=0)
-        days = (slots.at[held] - to_micros(end)) // DAY
-        seen, effect = _distance(monitor, reference, (days, table, cells), alpha, usual, lasting)
+        seen, effect, cells = _at(monitor, reference, slots, end, alpha, usual, lasting)
         if seen is not None and seen.lower > monitor.size:
             beyond += 1
             first = first or end
@@ -224,6 +230,23 @@ def _judge(
         design_effect=round(effect, 2),
         lingers=bool(seen.value > monitor.size),
     )
+
+
+def _at(
+    monitor: Monitor,
+    reference: Reference,
+    slots: Slots,
+    end: datetime,
+    alpha: float,
+    usual: Effect | None,
+    lasting: float,
+) -> tuple[Distance | None, float, Floats]:
+    """The distance of the window that ends then, the design effect of its counts, and the counts."""
+    held = inside(slots.at, end - monitor.span, end)
+    table = slots.cells[held]
+    cells = table.sum(axis=0)
+    days = (slots.at[held] - to_micros(end)) // DAY
+    return *_distance(monitor, reference, (days, table, cells), alpha, usual, lasting), cells
 
 
 def _words(monitor: Monitor, reference: Reference) -> str:

@@ -6,7 +6,7 @@ false-alarm budget, then only when it lasts. How each kind measures stands in it
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
 import msgspec
@@ -42,6 +42,7 @@ FEWEST_DAYS: Final[dict[str, int]] = {
 }
 """Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
 ACTIONS: Final = frozenset({"freeze", "retrain", "roll_back"})
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "feed": {"window": "1d", "practical": 0.3, "severity": "high"},
     "silent": {"window": "1d", "practical": 0.3, "severity": "critical"},
@@ -187,6 +188,15 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return self.actions
         default = ("freeze",) if self.kind in ("feed", "silent") else ()
         return tuple(_DEFAULTS[self.kind].get("actions", default))
+
+    def every(self, tick: timedelta) -> timedelta:
+        """How often it judges: at each tick, or once a day where it compares days and ticks are shorter."""
+        return max(tick, timedelta(days=1)) if self.kind in FEWEST_DAYS else tick
+
+    def due(self, now: datetime, tick: timedelta) -> bool:
+        """Whether it judges at the tick that ends now: at the first one of a UTC day where it does so once a day."""
+        every = self.every(tick)
+        return (now - _EPOCH) // every != (now - tick - _EPOCH) // every
 
     def alpha(self, tests: int, ticks: int = 30) -> float:
         """The error rate of each test, so that ``tests`` tests at each of ``ticks`` ticks (30 days) keep the budget.

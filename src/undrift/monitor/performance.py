@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from math import isfinite, sqrt
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from undrift.develop.performance import Performance
 from undrift.finding import Finding, Interval, Verdict, Window
 from undrift.monitor.frames import inside, micros, outside
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
+from undrift.stats.calibration import step_up
 from undrift.stats.summary import Estimate
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Expected", "decay_under_fault", "expectations", "judge_performance", "metric_of"]
 
 FEWEST_ROWS: Final = 100
+PARTS: Final = (2, 4)
+"""Also the latest half and quarter of a window are looked at, in whole days, where these are days enough."""
 DAY: Final = 86_400_000_000
 
 Floats = NDArray[np.float64]
@@ -113,6 +116,14 @@ def judge_performance(
                 if f"{metric}[{name}={value}]" in expected
             ]
     alpha = monitor.alpha(len(groups), max(1, int(timedelta(days=30) / tick)))
+
+    def beyond(level: float) -> int:
+        return sum(
+            _at(monitor, (times, loss), which, reference, level, now).beyond(monitor, reference)
+            for _, which, reference in groups
+        )
+
+    alpha = step_up(beyond, alpha, len(groups))
     return [
         _judge(monitor, metric, (times, loss), which, reference, (alpha, segment, tick), window)
         for segment, which, reference in groups
@@ -156,22 +167,22 @@ def _judge(
     """Beyond the practical size with confidence at k of the last n ticks."""
     alpha, segment, tick = terms
     bound = reference.value * (1 + monitor.size)
-    unsure = reference.error * (1 + monitor.size)
-    beyond, first = 0, None
-    value, lower, n = float("nan"), float("nan"), 0
+    count, first = 0, None
+    seen = _At(window, float("nan"), float("nan"), 0)
     for back in reversed(range(monitor.lasting.n)):
         end = window.end - back * tick
-        value, lower, n = _mean(series, which & inside(series[0], end - monitor.span, end), alpha, unsure)
-        if lower > bound:
-            beyond += 1
+        seen = _at(monitor, series, which, reference, alpha, end)
+        if seen.beyond(monitor, reference):
+            count += 1
             first = first or end
+    value, lower, n, window = seen.value, seen.lower, seen.n, seen.window
     if not np.isfinite(value):
         why = f"{metric}: {n} labelled rows in {window}, too few to say"
         return found(monitor, Verdict.INCONCLUSIVE, why, name=metric, value=0.0, n=n, window=window, segment=segment)
-    if not isfinite(unsure):
+    if not isfinite(reference.error):
         why = f"{metric} is {value:.4g}, and what was to be expected was measured on too few rows to say"
         return found(monitor, Verdict.INCONCLUSIVE, why, name=metric, value=value, n=n, window=window, segment=segment)
-    bad = lower > bound and beyond >= monitor.lasting.k
+    bad = lower > bound and count >= monitor.lasting.k
     size = _against(value, reference.value)
     why = f"{metric} is {value:.4g}, {size} (at least {lower:.4g}; {n} rows, tolerated {bound:.4g})"
     return found(
@@ -190,6 +201,43 @@ def _judge(
         expected_error=reference.error,
         lingers=bool(value > bound),
     )
+
+
+class _At(NamedTuple):
+    """What the labelled rows of a window say: mean loss, its lower bound, rows."""
+
+    window: Window
+    value: float
+    lower: float
+    n: int
+
+    def beyond(self, monitor: Monitor, reference: Expected) -> bool:
+        return self.lower > reference.value * (1 + monitor.size)
+
+
+def _at(
+    monitor: Monitor,
+    series: tuple[NDArray[np.int64], Floats],
+    which: NDArray[np.bool_],
+    reference: Expected,
+    alpha: float,
+    end: datetime,
+) -> _At:
+    """The window that ends then; where its latest half or quarter is beyond the tolerated and the whole is not, that.
+
+    A change is diluted by the days before it, and makes days of one window differ. The whole has half of the error
+    rate, the parts the other half.
+    """
+    unsure = reference.error * (1 + monitor.size)
+    parts = {timedelta(days=(monitor.span / part).days) for part in PARTS}
+    parts = {part for part in parts if part >= timedelta(days=FEWEST_DAYS["performance"])}
+    found: list[_At] = []
+    for span in (monitor.span, *sorted(parts, reverse=True)):
+        share = 1.0 if not parts else 0.5 if span == monitor.span else 0.5 / len(parts)
+        window = Window(end - span, end)
+        value, lower, n = _mean(series, which & inside(series[0], window.start, end), alpha * share, unsure)
+        found.append(_At(window, value, lower, n))
+    return next((each for each in found if each.beyond(monitor, reference)), found[0])
 
 
 def _against(value: float, expected: float) -> str:

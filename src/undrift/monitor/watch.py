@@ -85,14 +85,15 @@ def look_back(monitors: Iterable[Monitor], tick: timedelta = timedelta(days=1)) 
         "multivariate": PAST_WINDOWS + 1,
         "estimate": 2 * CHECKED,
     }
-    needed = [spans[m.kind] * m.span + m.lasting.n * tick for m in monitors if m.kind in spans]
+    needed = [spans[m.kind] * m.span + m.lasting.n * m.every(tick) for m in monitors if m.kind in spans]
     return max([timedelta(days=9), BURN_RATES[-1].long, *needed])
 
 
 def watch(
     monitors: Sequence[Monitor], scene: Scene, incidents: Mapping[str, Mapping[str, Any]], now: datetime
 ) -> Report:
-    """Judge everything that is to be watched at one tick; pure."""
+    """Judge everything that is to be watched at one tick; pure. Monitors that are not due say nothing."""
+    monitors = [monitor for monitor in monitors if monitor.due(now, scene.tick)]
     model = scene.interface.model
     known = {key: dict(value) for key, value in incidents.items()}
     findings: list[Finding] = []
@@ -140,18 +141,25 @@ def _drift_and_performance(
             scene.rows,
             scene.reference,
             now,
-            tick=scene.tick,
+            tick=monitor.every(scene.tick),
             spoiled=feeds,
             answers_spoiled=answers,
             version=scene.version,
             history=scene.history if monitor.history else None,
         )
     for monitor in (m for m in monitors if m.kind == "multivariate"):
-        drift += judge_multivariate(monitor, scene.rows, now, tick=scene.tick, spoiled=feeds)
+        drift += judge_multivariate(monitor, scene.rows, now, tick=monitor.every(scene.tick), spoiled=feeds)
     performance: list[Finding] = []
     for monitor in (m for m in monitors if m.kind == "performance"):
         performance += judge_performance(
-            monitor, scene.interface, scene.rows, scene.version, scene.expected, now, tick=scene.tick, spoiled=spoiled
+            monitor,
+            scene.interface,
+            scene.rows,
+            scene.version,
+            scene.expected,
+            now,
+            tick=monitor.every(scene.tick),
+            spoiled=spoiled,
         )
         present = [w for w in spoiled if w.end >= now]
         if present:
@@ -160,7 +168,14 @@ def _drift_and_performance(
             performance += [damage] if damage is not None else []
     for monitor in (m for m in monitors if m.kind in LOSSES):
         performance += LOSSES[monitor.kind](
-            monitor, scene.interface, scene.rows, scene.version, scene.expected, now, tick=scene.tick, spoiled=spoiled
+            monitor,
+            scene.interface,
+            scene.rows,
+            scene.version,
+            scene.expected,
+            now,
+            tick=monitor.every(scene.tick),
+            spoiled=spoiled,
         )
     others = [*faults, *drift, *performance]
     sick = open_incidents(known, scene.interface.model, ("feed", "silent"))

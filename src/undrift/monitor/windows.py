@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ from undrift.state.ports import Lake
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["WindowProfile", "history_of", "keep_profiles", "kept_profiles", "reach"]
+__all__ = ["Kept", "WindowProfile", "asked_for", "history_of", "keep_profiles", "kept_profiles"]
 
 MOST_VALUES: Final = 8
 """Values of a segment that have profiles of their own."""
@@ -165,8 +165,24 @@ def _counts(known: Reference, column: ColumnProfile) -> Any:
     return column.histogram(known.edges) if known.edges else column.shares(known.labels)
 
 
-def reach(monitors: Iterable[Monitor]) -> tuple[timedelta, bool]:
-    """How far back profiles are needed, and whether those of segments too; nothing if no monitor asks for history."""
+class Kept(NamedTuple):
+    """Which profiles monitors ask for: how far back, of what span each, and whether those of segments too."""
+
+    reach: timedelta
+    span: timedelta
+    segments: bool
+
+
+def asked_for(monitors: Iterable[Monitor], tick: timedelta) -> Kept | None:
+    """The profiles that monitors ask for; None if none does.
+
+    Each spans what the most frequent of these monitors judges at a time: a day, where all of them compare days.
+    """
     asking = [m for m in monitors if m.kind == "drift" and m.history]
-    spans = [duration(m.history) for m in asking]
-    return max(spans, default=timedelta(0)), any(m.by_segment for m in asking)
+    if not asking:
+        return None
+    return Kept(
+        max(duration(m.history) for m in asking),
+        min(m.every(tick) for m in asking),
+        any(m.by_segment for m in asking),
+    )

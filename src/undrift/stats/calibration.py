@@ -8,6 +8,7 @@ find.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -72,6 +73,32 @@ def level_per_test(budget: float, windows: int, tests: int = 1, persistence: Per
         middle = (low + high) / 2
         low, high = (middle, high) if onset_rate(middle, rule) <= target else (low, middle)
     return low
+
+
+def step_up(beyond: Callable[[float], int], level: float, tests: int) -> float:
+    """The level at which Benjamini and Hochberg's step-up (1995) rejects, found by asking tests instead of p-values.
+
+    It is ``k level`` for the largest k of which at least k tests are beyond; ``level`` if none is. While nothing is
+    wrong something is rejected with probability at most ``tests * level``, as with `level_per_test` alone (also of
+    tests that depend positively: Benjamini and Yekutieli 2001), so a budget of alarms holds; where several are wrong
+    the others are found at gentler levels, the share of false ones among them staying at most ``tests * level``.
+
+    Parameters
+    ----------
+    beyond : how many tests are beyond at an error rate; must not fall as the rate rises.
+    level : error rate of each test that the budget allows, as of `level_per_test`.
+
+    >>> p_values = [0.001, 0.012, 0.014, 0.5]
+    >>> round(step_up(lambda level: sum(p <= level for p in p_values), 0.005, 4), 4)
+    0.015
+    """
+    k = tests
+    while k > 0:
+        rejected = beyond(min(k * level, 0.5))
+        if rejected >= k:
+            return min(k * level, 0.5)
+        k = rejected
+    return level
 
 
 def onset_rate(p: float, persistence: Persistence) -> float:
