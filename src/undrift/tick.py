@@ -7,7 +7,8 @@ here the evidence is fetched and the decisions are written down.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,8 @@ from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
 from undrift.monitor.windows import asked_for, history_of, keep_profiles, kept_profiles
 from undrift.project import FEEDS, Project
 from undrift.releases import freeze_of
+from undrift.serving.health import Health, read_health
+from undrift.serving.supervisor import serve_folder
 from undrift.shadows import captured_inputs, shadow_evidence
 from undrift.state.jobs import JobDraft
 
@@ -83,7 +86,7 @@ def _judge_model(project: Project, model: Model, now: datetime, tick: timedelta)
     # read before the incidents themselves: what a person says meanwhile is then a conflict, and decided upon anew
     expect.update({("incident", each): journal.seq_of("incident", each) for each in journal.items("incident")})
     incidents = journal.items("incident")
-    scene = scene_of(project, model, route, now, tick)
+    scene = scene_of(project, model, route, now, tick, workers=_workers(project, model, now, tick))
     report = watch(model.monitors, scene, incidents, now)
     drafts = list(decide_alerts(model.name, model.monitors, incidents, report, now, owner=model.owner))
     asked = notices_for(project, drafts, incidents)
@@ -166,7 +169,22 @@ def _summary(report: Report) -> dict[str, str]:
 # -- the scene: what a tick sees of one model ---------------------------------------------------------------------
 
 
-def scene_of(project: Project, model: Model, route: dict[str, Any], now: datetime, tick: timedelta) -> Scene:
+def _workers(project: Project, model: Model, now: datetime, tick: timedelta) -> Sequence[Health]:
+    """What the running workers told of themselves, if a monitor that is due looks at it."""
+    if not any(monitor.kind in ("golden", "service") and monitor.due(now, tick) for monitor in model.monitors):
+        return ()
+    return read_health(serve_folder(project.settings), datetime.now(UTC))
+
+
+def scene_of(
+    project: Project,
+    model: Model,
+    route: dict[str, Any],
+    now: datetime,
+    tick: timedelta,
+    *,
+    workers: Sequence[Health] = (),
+) -> Scene:
     """What a tick sees of one model: rows as known then, the sources it watches, what its champion promised."""
     champion = route["champion"]
     manifest = project.manifest(champion)
@@ -201,6 +219,7 @@ def scene_of(project: Project, model: Model, route: dict[str, Any], now: datetim
         importance=_importance(str(project.bundle_path(champion))),
         tick=tick,
         history=history,
+        workers=workers,
         features=_twice(project, model, manifest.interface, champion, rows, now),
     )
 

@@ -20,7 +20,7 @@ from undrift.develop.upstream import UpstreamModel
 from undrift.errors import CorruptModelError, ModelError, PredictionError
 from undrift.settings import TrustSettings
 
-__all__ = ["NativePredictor", "OnnxPredictor", "Outputs", "Predictor", "check_golden", "load"]
+__all__ = ["NativePredictor", "OnnxPredictor", "Outputs", "Predictor", "check_golden", "differing", "load"]
 
 Outputs = Answers
 """One entry per row: ``score`` (list of floats), ``scores`` (multiclass only) and ``label`` (None for regression)."""
@@ -129,12 +129,25 @@ def check_golden(predictor: Predictor, golden: Sequence[GoldenRow], where: str, 
             predictor.predict({name: [row.inputs.get(name)] for name in names})
     except (PredictionError, ValueError, TypeError) as error:
         raise ModelError(f"{where}: the model cannot answer its golden requests: {error}") from error
-    for number, row in enumerate(golden if compared else ()):
-        expected = row.raw[1:] if predictor.manifest.interface.task == "binary" else row.raw
-        found = together.scores[number] if together.scores is not None else [together.score[number]]
-        for value, wanted in zip(found, expected, strict=True):
-            if not math.isclose(value, wanted, rel_tol=GOLDEN_TOLERANCE, abs_tol=GOLDEN_TOLERANCE):
-                raise CorruptModelError(
-                    f"{where}: golden request {number} is answered {value:.6g}; on record is {wanted:.6g}.",
-                    hint="The model or a library it runs in is not what it was when the version was registered.",
-                )
+    for number, value, wanted in differing(predictor.manifest, together, golden) if compared else ():
+        raise CorruptModelError(
+            f"{where}: golden request {number} is answered {value:.6g}; on record is {wanted:.6g}.",
+            hint="The model or a library it runs in is not what it was when the version was registered.",
+        )
+
+
+def differing(manifest: Manifest, outputs: Outputs, golden: Sequence[GoldenRow]) -> list[tuple[int, float, float]]:
+    """The golden requests whose answer differs from the one on record by more than 1e-4 (absolutely or relatively).
+
+    Each as its number, the first value that differs, and that on record.
+    """
+    found: list[tuple[int, float, float]] = []
+    for number, row in enumerate(golden):
+        expected = row.raw[1:] if manifest.interface.task == "binary" else row.raw
+        said = outputs.scores[number] if outputs.scores is not None else [outputs.score[number]]
+        found += [
+            (number, value, wanted)
+            for value, wanted in zip(said, expected, strict=True)
+            if not math.isclose(value, wanted, rel_tol=GOLDEN_TOLERANCE, abs_tol=GOLDEN_TOLERANCE)
+        ][:1]
+    return found

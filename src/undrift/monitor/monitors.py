@@ -31,6 +31,7 @@ Kind = Literal[
     "slices",
     "service",
     "skew",
+    "golden",
 ]
 FEWEST_DAYS: Final[dict[str, int]] = {
     "drift": 5,
@@ -61,6 +62,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "slices": {"window": "28d", "practical": 0.2, "severity": "high"},
     "service": {"window": "1d", "practical": 0.0, "severity": "high"},
     "skew": {"window": "1d", "practical": 0.01, "severity": "critical"},
+    "golden": {"window": "1h", "practical": 0.0, "severity": "critical"},
 }
 
 
@@ -76,8 +78,9 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         version was expected to have), ``integrity`` (rows unlike those in training: missing, unseen, out of range, one
         value too often, looked up in vain), ``change`` (the day from which the loss rose), ``multivariate`` (inputs
         that no longer go together), ``estimate`` (the loss before labels are there), ``slices`` (the worst parts of the
-        rows, found by search), ``service`` (failed and late answers against an objective), ``skew`` (features served
-        against features computed offline).
+        rows, found by search), ``service`` (failed and late answers against an objective; memory, load and cost against
+        limits), ``skew`` (features served against features computed offline), ``golden`` (running workers asked again
+        what their models answered when they were registered, and files of bundles that changed).
     columns : which columns; all if empty.
     source : which source (feed); all the model's views use if empty.
     metric : which loss (performance, estimate, slices); empty for ``log_loss`` of classifiers and ``absolute_error`` of
@@ -88,6 +91,9 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         and total variation of categories, both shares of rows in [0, 1], which ``practical`` is then too.
     objective, limit_ms : share of answers that must be good (service), and the milliseconds above which an answer is
         not; 0 for no limit, so that only failures count.
+    limit_memory_mb, limit_busy, limit_cost : what a worker process may hold (MB), the share of a core it may use over a
+        quarter of an hour, and what a million predictions may cost over an hour at ``serve.price_per_cpu_hour``
+        (service); 0 for no limit.
     by_segment : also each declared segment (performance; drift where ``history`` is kept).
     window : span of event time that is judged together; at least five days for ``drift`` and three for ``performance``,
         which would otherwise never see enough days to judge. The kind's default if empty: 1d (feed, silent), 7d
@@ -114,6 +120,9 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     history: str = ""
     objective: float = 0.99
     limit_ms: float = 0.0
+    limit_memory_mb: float = 0.0
+    limit_busy: float = 0.0
+    limit_cost: float = 0.0
     by_segment: bool = False
     window: str = ""
     practical: float | None = None
@@ -137,10 +146,11 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise DeclarationError(
                 f"monitor {self.name!r}: unknown distance {self.distance!r}; known: {', '.join(MEASURES)}."
             )
-        if not 0 < self.objective < 1 or self.limit_ms < 0:
+        limits = {name: getattr(self, name) for name in ("limit_ms", "limit_memory_mb", "limit_busy", "limit_cost")}
+        if not 0 < self.objective < 1 or min(limits.values()) < 0:
             raise DeclarationError(
-                f"monitor {self.name!r}: the objective must lie between 0 and 1 and the limit be at least 0 ms, got "
-                f"{self.objective} and {self.limit_ms}."
+                f"monitor {self.name!r}: the objective must lie between 0 and 1 and each limit be at least 0, got "
+                f"{self.objective} and {', '.join(f'{name}={value:g}' for name, value in limits.items())}."
             )
         if span <= timedelta(0) or self.budget <= 0 or self.size < 0 or not rule.n:
             raise DeclarationError(
@@ -183,10 +193,10 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def acts(self) -> tuple[str, ...]:
-        """What its incidents may set off; feed and silent ones freeze rollouts unless said otherwise."""
+        """What its incidents may set off; feed, silent and golden ones freeze rollouts unless said otherwise."""
         if self.actions is not None:
             return self.actions
-        default = ("freeze",) if self.kind in ("feed", "silent") else ()
+        default = ("freeze",) if self.kind in ("feed", "silent", "golden") else ()
         return tuple(_DEFAULTS[self.kind].get("actions", default))
 
     def every(self, tick: timedelta) -> timedelta:

@@ -25,6 +25,7 @@ from undrift.monitor.drift import judge_drift
 from undrift.monitor.estimate import CHECKED, judge_estimate
 from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
 from undrift.monitor.frames import inside, micros
+from undrift.monitor.golden import judge_golden
 from undrift.monitor.integrity import judge_integrity
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.multivariate import PAST_WINDOWS, judge_multivariate
@@ -33,6 +34,7 @@ from undrift.monitor.service import BURN_RATES, judge_service
 from undrift.monitor.silent import judge_silent
 from undrift.monitor.skew import judge_skew
 from undrift.monitor.slices import judge_slices
+from undrift.serving.health import Health
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +60,7 @@ class Scene:
     changes : (when, what) of releases in the last weeks.
     tick : time between two ticks.
     history : columns by the kept profiles of weeks, see `judge_drift`.
+    workers : what the running workers told of themselves, see `serving.health`; none where the past is judged.
     features : a sample of requests with the features as served, and as computed again offline; see `judge_skew`.
     """
 
@@ -72,6 +75,7 @@ class Scene:
     tick: timedelta = timedelta(days=1)
     history: Mapping[str, Slots] = field(default_factory=dict)
     features: tuple[pa.Table, pa.Table] | None = None
+    workers: Sequence[Health] = ()
 
 
 def look_back(monitors: Iterable[Monitor], tick: timedelta = timedelta(days=1)) -> timedelta:
@@ -199,7 +203,9 @@ def _integrity_and_service(
                 monitor, scene.rows, scene.reference, now, tick=scene.tick, spoiled=spoiled, views=views
             )
         elif monitor.kind == "service":
-            findings += judge_service(monitor, scene.rows, now)
+            findings += judge_service(monitor, scene.rows, now, model=scene.interface.model, workers=scene.workers)
+        elif monitor.kind == "golden":
+            findings += judge_golden(monitor, scene.interface.model, scene.workers, now)
         elif monitor.kind == "skew":
             findings += judge_skew(monitor, scene.features, Window(now - monitor.span, now), tick=scene.tick)
     return findings

@@ -90,6 +90,10 @@ class Placement:
         """Whether some table has been followed, so that requests can be answered."""
         return self.epoch >= 0
 
+    def loaded(self) -> list[tuple[Placed, Revision]]:
+        """The revisions that requests may be routed to now, each with where it came from."""
+        return [(placed, revision) for placed, revision in self._loaded.items() if placed not in self._leaving]
+
     async def follow(self) -> None:
         """Look at the table for ever, and switch when it changed; what goes wrong is told and tried again."""
         while True:

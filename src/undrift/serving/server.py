@@ -27,6 +27,7 @@ from undrift.errors import UndriftError
 from undrift.plugins import resolve_path
 from undrift.serving.access_log import AccessLog
 from undrift.serving.gateway import Gateway
+from undrift.serving.health import HealthCheck
 from undrift.serving.listener import Listener, refuse_new
 from undrift.serving.placement import Placement
 from undrift.serving.supervisor import serve_folder, supervise
@@ -98,7 +99,8 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
         asyncio.get_running_loop().add_signal_handler(sig, told_to_end.set)
     notice("started", worker=number)
     keeping = _housekeeping(settings, meters, writer, recorder, placement)
-    tasks = [asyncio.create_task(placement.follow()), asyncio.create_task(keeping)]
+    health = HealthCheck(settings, folder, number, placement, meters)
+    tasks = [asyncio.create_task(each) for each in (placement.follow(), keeping, health.run())]
     try:
         await listener.start()
         if grpc is not None:
@@ -118,6 +120,7 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
             log.close()
         writer.close()
         (folder / f"{os.getpid()}.json").unlink(missing_ok=True)
+        health.path.unlink(missing_ok=True)
         notice("ended", worker=number)
 
 

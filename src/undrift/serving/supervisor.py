@@ -34,6 +34,8 @@ LAST_DELAY: Final = 5.0
 HOPELESS: Final = 5
 BIND_SECONDS: Final = 1.5
 BACKLOG: Final = 2048
+LEFT: Final = (".json", ".health")
+"""What each worker leaves beside the spool, under its process id."""
 
 
 def serve_folder(settings: Settings) -> Path:
@@ -86,7 +88,8 @@ def supervise(settings: Settings, command: Sequence[str]) -> int:
             refuse_new(listening)  # for the workers too: they share the socket, and accept what is queued on it
             listening.close()
             _end(workers, settings.serve.drain_seconds)
-            for path in (folder / "address.json", *(folder / f"{worker.pid}.json" for worker in workers)):
+            left = [folder / f"{worker.pid}{suffix}" for worker in workers for suffix in LEFT]
+            for path in (folder / "address.json", *left):
                 path.unlink(missing_ok=True)
     finally:
         listening.close()
@@ -220,7 +223,8 @@ class _Worker:
         self._due = now + self._delay
         notice("worker died", worker=self.number, worker_pid=self.pid, code=code, again_in=self._delay)
         self.close()
-        (folder / f"{self.pid}.json").unlink(missing_ok=True)
+        for suffix in LEFT:
+            (folder / f"{self.pid}{suffix}").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the pipe whose end tells the worker that the supervisor is gone."""

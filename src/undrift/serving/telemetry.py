@@ -110,6 +110,12 @@ class Meters:
             "undrift_unlogged_answers", "Lines of the access log that were dropped.", registry=registry
         )
         self.waiting = Gauge("undrift_waiting_rows", "Rows waiting for a model.", ["model"], registry=registry)
+        self.golden = Gauge(
+            "undrift_golden_differing_rows",
+            "Golden requests answered other than on record, at the last check.",
+            ["model", "version"],
+            registry=registry,
+        )
         self.epoch = Gauge("undrift_routing_epoch", "Epoch of the routing table in use.", registry=registry)
         self.problems = Gauge("undrift_routing_problems", "Models that cannot follow the table.", registry=registry)
 
@@ -142,7 +148,7 @@ class Meters:
             found = self.routes[label] = Route()
         return found
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Charge what the process took beside its models to the versions that answered."""
         shared = time.process_time() - sum(usage.model_cpu for usage in self.ledger.values())
         self.ledger.settle(max(0.0, shared - self._cpu))
@@ -150,7 +156,7 @@ class Meters:
 
     def _counted(self) -> Iterator[_Family]:
         """The metrics of `COUNTED`."""
-        self._settle()
+        self.settle()
         samples: dict[str, list[tuple[str, dict[str, str], float]]] = {name: [] for name in COUNTED}
         for label, route in self.routes.items():
             for code, n in route.codes.items():
