@@ -61,6 +61,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_queue: int = 1024
     max_batch: int = 64
     inline: bool = True
+    model_process: bool = True
+    threads: int = 1
     cache_rows: int = 0
     price_per_cpu_hour: float = 0.0
     check_seconds: float = 60.0

@@ -38,6 +38,9 @@ class _Waiting(NamedTuple):
     since: float
 
 
+_Result = tuple[asyncio.Future[Outputs], Outputs | ModelError | OverloadError]
+
+
 class Batcher:
     """Feeds one predictor from one event loop.
 
@@ -66,6 +69,7 @@ class Batcher:
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._most: int = max(1, getattr(predictor, "concurrency", 1))
+        self._apart = hasattr(predictor, "apart_cpu")
 
     @property
     def waiting(self) -> int:
@@ -212,28 +216,37 @@ class Batcher:
                 self._loop.call_soon_threadsafe(_expire, item.future)
         return batch
 
-    def _answer(self, batch: list[_Waiting]) -> list[tuple[asyncio.Future[Outputs], Outputs | ModelError]]:
-        began, cpu = time.monotonic(), time.thread_time()
+    def _answer(self, batch: list[_Waiting]) -> list[_Result]:
+        began, cpu = time.monotonic(), self._cpu()
         try:
             return self._answers(batch)
         finally:
-            took, cpu = time.monotonic() - began, time.thread_time() - cpu
+            took, cpu = time.monotonic() - began, self._cpu() - cpu
             rows = sum(item.rows for item in batch)
             batch[0].usage.batch(rows)
             for item in batch:
                 item.usage.compute += took * item.rows / rows
-                item.usage.model_cpu += cpu * item.rows / rows
+                if self._apart:
+                    item.usage.apart_cpu += cpu * item.rows / rows
+                else:
+                    item.usage.model_cpu += cpu * item.rows / rows
 
-    def _answers(self, batch: list[_Waiting]) -> list[tuple[asyncio.Future[Outputs], Outputs | ModelError]]:
+    def _cpu(self) -> float:
+        """CPU seconds of the model so far, in another process or in this thread."""
+        return float(self.predictor.apart_cpu) if self._apart else time.thread_time()  # type: ignore[attr-defined]
+
+    def _answers(self, batch: list[_Waiting]) -> list[_Result]:
         if len(batch) == 1:
             return [(batch[0].future, self._predict(batch[0].columns, batch[0].rows))]
         # all are columns of one model, so they stand in one order
         columns = zip(*(item.columns.values() for item in batch), strict=True)
         merged = dict(zip(batch[0].columns, map(list, map(chain.from_iterable, columns)), strict=True))
         together = self._predict(merged, sum(item.rows for item in batch))
+        if isinstance(together, OverloadError):  # nothing is known of the rows
+            return [(item.future, together) for item in batch]
         if isinstance(together, ModelError):  # one bad row must not fail the others' requests
             return [(item.future, self._predict(item.columns, item.rows)) for item in batch]
-        results: list[tuple[asyncio.Future[Outputs], Outputs | ModelError]] = []
+        results: list[_Result] = []
         start = 0
         for item in batch:
             end = start + item.rows
@@ -246,10 +259,10 @@ class Batcher:
             start = end
         return results
 
-    def _predict(self, columns: Columns, rows: int) -> Outputs | ModelError:
+    def _predict(self, columns: Columns, rows: int) -> Outputs | ModelError | OverloadError:
         try:
             outputs = self.predictor.predict(columns)
-        except ModelError as error:
+        except (ModelError, OverloadError) as error:
             return error
         except Exception as error:  # noqa: BLE001  whatever a model or a wrapper raises is the model's failure
             return PredictionError(f"the model raised while predicting: {type(error).__name__}: {error}.")
@@ -258,11 +271,11 @@ class Batcher:
         return outputs
 
 
-def _deliver(results: list[tuple[asyncio.Future[Outputs], Outputs | ModelError]]) -> None:
+def _deliver(results: list[_Result]) -> None:
     for future, result in results:
         if future.done():
             continue
-        if isinstance(result, ModelError):
+        if isinstance(result, (ModelError, OverloadError)):
             future.set_exception(result)
         else:
             future.set_result(result)

@@ -22,12 +22,12 @@ class Usage:
 
     ``decode`` to ``encode`` are seconds, summed over requests: reading and checking the body, looking up and computing
     features, waiting for the model, the model, writing the answer. ``total`` counts requests by bucket of `SECONDS`
-    (the last: beyond), from the whole request read to the answer written. ``model_cpu`` are CPU seconds of the model,
-    ``shared_cpu`` this version's share of what the process takes beside.
+    (the last: beyond), from the whole request read to the answer written. ``model_cpu`` are CPU seconds of the model in
+    this process, ``apart_cpu`` in one of its own, ``shared_cpu`` this version's share of what the process takes beside.
     """
 
     __slots__ = (
-        "batch_rows", "batches", "cache_hits", "cache_misses", "compute", "decode", "encode", "failures",
+        "apart_cpu", "batch_rows", "batches", "cache_hits", "cache_misses", "compute", "decode", "encode", "failures",
         "feature", "flagged", "in_flight", "model_cpu", "queue", "requests", "rows", "settled_rows", "shared_cpu",
         "total", "total_seconds",
     )  # fmt: skip
@@ -35,7 +35,7 @@ class Usage:
     def __init__(self) -> None:
         self.rows = self.settled_rows = self.flagged = self.requests = self.in_flight = 0
         self.decode = self.feature = self.queue = self.compute = self.encode = self.total_seconds = 0.0
-        self.model_cpu = self.shared_cpu = 0.0
+        self.model_cpu = self.apart_cpu = self.shared_cpu = 0.0
         self.total = [0] * (len(SECONDS) + 1)
         self.batches = [0] * (len(BATCH_ROWS) + 1)
         self.batch_rows = 0
@@ -45,7 +45,7 @@ class Usage:
     @property
     def cpu(self) -> float:
         """All CPU seconds."""
-        return self.model_cpu + self.shared_cpu
+        return self.model_cpu + self.apart_cpu + self.shared_cpu
 
     def fail(self, reason: str, rows: int) -> None:
         """Count rows that could not be answered."""

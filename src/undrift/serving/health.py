@@ -63,7 +63,7 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """A moment of a worker: resident memory in MB, the share of a core it used since the last one, and what it spent.
+    """A moment of a worker: resident memory in MB (its models' processes with it), the share of a core it used since the last one, and what it spent.
 
     One core is all that a worker's event loop has, so ``busy`` near 1 is saturation; models with threads of their own
     may use more.
@@ -192,7 +192,8 @@ class HealthCheck:
         gone = max(wall - self._before[0], 1e-9)
         busy = (cpu - self._before[1]) / gone
         self._before = (wall, cpu)
-        return Reading(at=datetime.now(UTC), memory_mb=_memory(), busy=busy, spent=self._spend())
+        memory = _memory() + sum(map(_memory, self._placement.model_processes()))
+        return Reading(at=datetime.now(UTC), memory_mb=memory, busy=busy, spent=self._spend())
 
     def _spend(self) -> dict[str, Spent]:
         """What each model's predictions took since the last reading."""
@@ -210,12 +211,14 @@ class HealthCheck:
         return found
 
 
-def _memory() -> float:
-    """Resident memory of this process in MB; the most there was, where the system does not tell what there is."""
+def _memory(pid: int = 0) -> float:
+    """Resident memory of a process in MB (0: this one); the most there was, where the system tells no more."""
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
     except (OSError, ValueError, IndexError):
+        if pid:  # it has just ended
+            return 0.0
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

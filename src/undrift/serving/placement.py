@@ -19,10 +19,11 @@ import msgspec
 
 from undrift.data.decoder import Decoder
 from undrift.data.features import FeatureView, latest
-from undrift.develop.bundle import load_functions
+from undrift.develop.bundle import load_functions, read_manifest
 from undrift.errors import StateError, UndriftError
 from undrift.inference.batcher import Batcher
 from undrift.inference.endpoint import Endpoint
+from undrift.inference.model_process import ModelProcess
 from undrift.inference.predictor import OnnxPredictor, Predictor, load
 from undrift.inference.revision import Revision
 from undrift.inference.router import Placed, Route, RoutingTable, TableFile
@@ -34,6 +35,8 @@ from undrift.state.ports import Online
 __all__ = ["Ack", "Placement", "SourceEndpoint"]
 
 RETRY_SECONDS: Final = 5.0
+STUCK_SECONDS: Final = 30.0
+"""Seconds after the longest deadline at which a native model that still computes costs its process the life."""
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +86,7 @@ class Placement:
         self._unreadable = ""
         self._retry_at = 0.0
         self._loaded: dict[Placed, Revision] = {}
+        self._processes: dict[Placed, ModelProcess] = {}
         self._leaving: dict[Placed, asyncio.TimerHandle] = {}
 
     @property
@@ -93,6 +97,10 @@ class Placement:
     def loaded(self) -> list[tuple[Placed, Revision]]:
         """The revisions that requests may be routed to now, each with where it came from."""
         return [(placed, revision) for placed, revision in self._loaded.items() if placed not in self._leaving]
+
+    def model_processes(self) -> list[int]:
+        """The processes that native models run in."""
+        return [each.pid for each in self._processes.values() if each.pid is not None]
 
     async def follow(self) -> None:
         """Look at the table for ever, and switch when it changed; what goes wrong is told and tried again."""
@@ -144,11 +152,14 @@ class Placement:
         """The endpoint a route asks for; failing that the present one; failing that the champion alone."""
         revisions: dict[str, Revision] = {}
         failed: dict[str, str] = {}
-        for placed in route.revisions:
-            try:
-                revisions[placed.revision] = await self._revision(placed)
-            except (UndriftError, OSError) as error:
-                failed[placed.revision] = str(error)
+        opened = await asyncio.gather(*map(self._revision, route.revisions), return_exceptions=True)
+        for placed, found in zip(route.revisions, opened, strict=True):
+            if isinstance(found, Revision):
+                revisions[placed.revision] = found
+            elif isinstance(found, (UndriftError, OSError)):
+                failed[placed.revision] = str(found)
+            else:
+                raise found
         needed = {route.champion, route.candidate} & set(failed)
         if failed:
             problems[route.model] = "; ".join(f"{name}: {why}" for name, why in failed.items())
@@ -177,12 +188,27 @@ class Placement:
 
     def _open(self, placed: Placed) -> tuple[Predictor, dict[str, Callable[..., Any]]]:
         folder = Path(placed.path)
-        predictor = load(folder, self._settings.trust)
+        predictor = self._loaded_from(folder, placed)
         functions = load_functions(folder, predictor.manifest.interface.transforms)
         if self._settings.serve.wrapper:
             wrapper = resolve_path(self._settings.serve.wrapper, wanted_for="serve.wrapper")
             predictor = wrapper(predictor)
         return predictor, functions
+
+    def _loaded_from(self, folder: Path, placed: Placed) -> Predictor:
+        """The model of a bundle: compiled in this process, native in one of its own."""
+        serve, trust = self._settings.serve, self._settings.trust
+        if not serve.model_process or read_manifest(folder).format in ("onnx", "upstream"):
+            return load(folder, trust)
+        patience = serve.timeout_ms / 1000 + STUCK_SECONDS
+        process = ModelProcess(
+            folder, trust, patience=patience, ended=lambda why: notice("model ended", revision=placed.revision, why=why)
+        )
+        if process.concurrency > 1:  # it waits more than it computes, and says that its calls may overlap
+            process.close()
+            return load(folder, trust)
+        self._processes[placed] = process
+        return process
 
     def _open_online(self, table: RoutingTable, problems: dict[str, str]) -> None:
         if self.online is not None or not (table.views or table.sources):
@@ -203,6 +229,9 @@ class Placement:
     def _close(self, placed: Placed) -> None:
         self._leaving.pop(placed, None)
         self._loaded.pop(placed).batcher.close()
+        process = self._processes.pop(placed, None)
+        if process is not None:
+            process.close()
         notice("retired", revision=placed.revision)
         self.acknowledge()
 

@@ -36,6 +36,7 @@ BIND_SECONDS: Final = 1.5
 BACKLOG: Final = 2048
 LEFT: Final = (".json", ".health")
 """What each worker leaves beside the spool, under its process id."""
+THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def serve_folder(settings: Settings) -> Path:
@@ -183,6 +184,8 @@ class _Worker:
         self._listening = listening
         self._command = [*command, "--worker", str(number), "--socket", str(listening.fileno())]
         self._settings = msgspec.json.encode(settings) + b"\n"
+        # requests are what runs at once; threads of a library would wait for each other on cores that are taken
+        self._environment = {**dict.fromkeys(THREADS, str(settings.serve.threads)), **os.environ}
         self._delay = FIRST_DELAY
         self._quick_ends, self._lasted = 0, False
         self._due: float | None = None
@@ -199,7 +202,9 @@ class _Worker:
         return not self._lasted and self._quick_ends >= HOPELESS
 
     def _start(self) -> None:
-        self.process = subprocess.Popen(self._command, stdin=subprocess.PIPE, pass_fds=[self._listening.fileno()])
+        self.process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, pass_fds=[self._listening.fileno()], env=self._environment
+        )
         self._started, self._due = time.monotonic(), None
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # it died at once; look_after sees that
