@@ -233,7 +233,7 @@ class Batcher:
 
     def _cpu(self) -> float:
         """CPU seconds of the model so far, in another process or in this thread."""
-        return float(self.predictor.apart_cpu) if self._apart else time.thread_time()  # type: ignore[attr-defined]
+        return float(getattr(self.predictor, "apart_cpu", 0.0)) if self._apart else time.thread_time()
 
     def _answers(self, batch: list[_Waiting]) -> list[_Result]:
         if len(batch) == 1:
