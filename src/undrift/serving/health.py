@@ -63,10 +63,10 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """A moment of a worker: resident memory in MB (its models' processes with it), the share of a core it used since the last one, and what it spent.
+    """A moment of a worker: resident memory in MB, the share of a core it used since the last one, and what it spent.
 
-    One core is all that a worker's event loop has, so ``busy`` near 1 is saturation; models with threads of their own
-    may use more.
+    The processes of its native models count for memory. One core is all that a worker's event loop has, so ``busy``
+    near 1 is saturation; models with threads of their own may use more.
     """
 
     at: datetime
