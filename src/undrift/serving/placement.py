@@ -95,8 +95,9 @@ class Placement:
         return self.epoch >= 0
 
     def loaded(self) -> list[tuple[Placed, Revision]]:
-        """The revisions that requests may be routed to now, each with where it came from."""
-        return [(placed, revision) for placed, revision in self._loaded.items() if placed not in self._leaving]
+        """The revisions that requests may be routed to now, each with where it came from, oldest version first."""
+        present = [each for each in self._loaded.items() if each[0] not in self._leaving]
+        return sorted(present, key=lambda each: each[0].version)
 
     def model_processes(self) -> list[int]:
         """The processes that native models run in."""
