@@ -7,8 +7,6 @@ holds against gbstats itself. All look for "the candidate is higher (worse)" at 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 from populations import METRICS, arm_moments
@@ -26,7 +24,9 @@ VALID = ("undrift", "confidence sequence", "GrowthBook, two-sided", "GrowthBook,
 def alarms(metric: str, table: Array, share: float, alpha: float) -> dict[str, Alarms]:
     """Where each rule alarms, shape (paths, looks); over several segments and all units, at alpha over the tests."""
     tables = table if table.shape[2] == 1 else np.concatenate([table.sum(axis=2, keepdims=True), table], axis=2)
-    each = alpha / tables.shape[2]
+    segments = tables.shape[2] - 1
+    # as the judge does: half of alpha for all units, the rest for the segments
+    each = alpha * (np.array([0.5, *np.full(segments, 0.5 / segments)]) if segments else np.ones(1))
     champion, candidate = arm_moments(tables, 0), arm_moments(tables, 1)
     bounds = difference_bounds(
         tuple(a[..., None] for a in champion), tuple(a[..., None] for a in candidate), each, TUNING, one_sided=True
@@ -39,21 +39,21 @@ def alarms(metric: str, table: Array, share: float, alpha: float) -> dict[str, A
     with np.errstate(invalid="ignore"):
         found["GrowthBook, two-sided"] = gap > se * growthbook(n, each)
         found["GrowthBook, one-sided"] = gap > se * growthbook(n, 2 * each)
-        once = gap > se * float(stdtrit(1e6, 1 - each))
+        once = gap > se * stdtrit(1e6, 1 - each)
     found["t test, peeking (invalid)"] = once
     found["t test, once at the end"] = np.where(np.arange(once.shape[1])[:, None] == once.shape[1] - 1, once, False)
     return {rule: alarm.any(axis=2) for rule, alarm in found.items()}
 
 
-def bets(metric: str, tables: Array, share: float, alpha: float) -> Alarms:
+def bets(metric: str, tables: Array, share: float, alpha: Array) -> Alarms:
     rate = METRICS[metric]
-    growth = log_growth([0, 1, 0, 1], [False, False, True, True], share, center=rate)
+    growth = log_growth([0, 1, 0, 1], [False, False, True, True], share, center=rate, family="rate")
     wealth = np.zeros((*tables.shape[:3], growth.shape[1]))
     for arm in (0, 1):
         ones = tables[..., arm, 1]
         for y, count in ((0, tables[..., arm, 0] - ones), (1, ones)):
             wealth += count[..., None] * growth[2 * arm + y]
-    return np.asarray(log_e_value(wealth) >= math.log(1 / alpha))
+    return np.asarray(log_e_value(wealth, "rate") >= np.log(1 / alpha))
 
 
 def welch(champion: tuple[Array, Array, Array], candidate: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -64,7 +64,7 @@ def welch(champion: tuple[Array, Array, Array], candidate: tuple[Array, Array, A
     return mean1 - mean0, np.where(usable, np.sqrt(np.where(usable, variance, 1.0)), np.inf), n0 + n1
 
 
-def growthbook(n: Array, alpha: float, tuning: float = 5000) -> Array:
+def growthbook(n: Array, alpha: Array, tuning: float = 5000) -> Array:
     """How many standard errors gbstats reaches: its rho and its width, as in frequentist/tests.py."""
-    rho = math.sqrt((-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuning)
+    rho = np.sqrt((-2 * np.log(alpha) + np.log(-2 * np.log(alpha) + 1)) / tuning)
     return np.asarray(np.sqrt(n * 2 * (n * rho**2 + 1) * np.log(np.sqrt(n * rho**2 + 1) / alpha) / (n * n * rho**2)))

@@ -185,7 +185,7 @@ def _metric(name: str, rollout: Rollout, interface: Interface) -> Metric:
 
 
 def _alpha(metric: Metric, rollout: Rollout, interface: Interface, rows: pa.Table) -> float:
-    """What the judge gives a test of this metric over all: its share of alpha, half of it where bets have the rest."""
+    """What the judge gives a test of this metric over all: its share of alpha; of means bets have half of that."""
     known = 1 + sum(len(names) for _, names in segment_columns(rows, interface).values())
     objective = rollout.objective
     if objective is not None and objective.metric == metric.name:
@@ -194,7 +194,7 @@ def _alpha(metric: Metric, rollout: Rollout, interface: Interface, rows: pa.Tabl
         share = alpha_of_group(0, known, rollout.alpha, [guard.by_segment for guard in rollout.guardrails])
     plan = Plan.of(rollout, interface.task)
     exact = any(plan.metrics[t.metric].name == metric.name and plan.exact(i) for i, t in enumerate(plan.tests))
-    return share / (2 if exact else 1) / (2 if metric.better == "same" else 1)
+    return share / (2 if exact and metric.kind == "mean" else 1) / (2 if metric.better == "same" else 1)
 
 
 def _per_unit(

@@ -59,7 +59,7 @@ def test_a_plan_is_made_of_the_spread_the_units_and_the_steps_that_were_seen(two
     assert plan.deviation == pytest.approx(np.std(losses, ddof=1))
     assert plan.units_a_day == PER_DAY
     each = alpha_of_group(0, 4, 0.05, [True, True])
-    assert plan.alpha == each / 2, "two guardrails, over all and in three zones; bets have the other half"
+    assert plan.alpha == each / 2, "half of alpha for two guardrails over all, of which bets have the other half"
     assert plan.share == 0.7, "the last declared step before all"
     design = Design(deviation=plan.deviation, alpha=plan.alpha, power=0.8)
     assert plan.units == units_needed(design, 0.02, 0.7)

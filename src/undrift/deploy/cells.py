@@ -290,7 +290,7 @@ def _evidence(tally: Tally, t: int, test: Test, wanted: Floats) -> Floats | None
     """
     metric, groups = tally.plan.metrics[test.metric], len(wanted)
     if tally.plan.exact(t):
-        return log_e_value(tally.wealth[t, :groups])
+        return log_e_value(tally.wealth[t, :groups], tally.plan.family(t))
     if metric.kind != "quantile" or test.side < 0:
         return None
     logs = np.zeros(groups)

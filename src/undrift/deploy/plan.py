@@ -15,9 +15,12 @@ from undrift.deploy.metrics import Metric, resolve
 from undrift.deploy.strategy import Rollout
 from undrift.develop.bundle import Task
 from undrift.ids import duration
+from undrift.stats.betting import Family
 
-__all__ = ["LATER", "Plan", "Test", "alpha_of_group"]
+__all__ = ["LATER", "WHOLE", "Plan", "Test", "alpha_of_group"]
 
+WHOLE: Final = 0.5
+"""Part of alpha of the guardrails over all, where there are segments too: harm to all is found as soon with many."""
 LATER: Final = 0.1
 """Part of alpha kept for segments that were not known when the first outcome was judged."""
 
@@ -115,13 +118,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         span = metric.bounds[1] - metric.bounds[0]
         return asked.relative or max(asked.margin, asked.segment_margin) < span
 
+    def family(self, test: int) -> Family:
+        """What bets on a test are made on: rates, or means."""
+        return "rate" if self.metrics[self.tests[test].metric].kind == "proportion" else "mean"
+
     def bets_on(self, metric: int) -> list[int]:
         """The tests of a metric that bets prove."""
         return [i for i, test in enumerate(self.tests) if test.metric == metric and self.exact(i)]
 
 
 def alpha_of_group(group: int, known: int, alpha: float, guards: list[bool]) -> float:
-    """The share of alpha of one guardrail in a group: Bonferroni over known ones, a dwindling rest for later ones.
+    """The share of alpha of one guardrail in a group.
+
+    `WHOLE` of it goes to the guardrails over all, alike; `LATER`, dwindling, to groups that come later; the rest,
+    alike, to the known segments (weighted Bonferroni: the shares sum to at most alpha).
 
     Parameters
     ----------
@@ -134,9 +144,13 @@ def alpha_of_group(group: int, known: int, alpha: float, guards: list[bool]) -> 
     True
     """
     by_segment = sum(guards)
-    several = 1.0 - (LATER if by_segment else 0.0)
+    if not by_segment:
+        return alpha / len(guards)
+    whole = WHOLE if known > 1 else 1.0 - LATER
+    if group == 0:
+        return alpha * whole / len(guards)
     if group < known:
-        return alpha * several / (len(guards) + by_segment * (known - 1))
+        return alpha * (1.0 - LATER - whole) / (by_segment * (known - 1))
     later = group - known + 1
     return alpha * LATER * 6 / (math.pi * later) ** 2 / by_segment
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from undrift.deploy.plan import Plan
 from undrift.deploy.traffic import floats, labelled_rows, segment_columns, values_of
 from undrift.develop.bundle import Interface
-from undrift.stats.betting import STAKES, log_growth
+from undrift.stats.betting import BETS, log_growth
 from undrift.stats.quantiles import BINS, bin_of
 from undrift.stats.ranking import SCORE_BINS, score_bin
 
@@ -59,7 +59,7 @@ class Tally:
         self.centers = centers
         metrics, tests = len(plan.metrics), len(plan.tests)
         self.sums = np.zeros((metrics, len(self.groups), 0, 2, SUMS))
-        self.wealth = np.zeros((tests, len(self.groups), len(STAKES)))
+        self.wealth = np.zeros((tests, len(self.groups), BETS))
         shape = (len(self.groups), 0, 2)
         self.counts = {i: np.zeros((*shape, BINS)) for i, m in enumerate(plan.metrics) if m.kind == "quantile"}
         self.scored = {i: np.zeros((*shape, 2, SCORE_BINS)) for i, m in enumerate(plan.metrics) if m.kind == "auc"}
@@ -246,7 +246,10 @@ class Tally:
         bet = self.plan.tests[test]
         low, high = self.plan.metrics[bet.metric].bounds or (0.0, 1.0)
         span = high - low
-        center = np.clip((self.centers[bet.metric, self.group[e]] - low) / span, 0.01, 0.99)
+        family = self.plan.family(test)
+        # means are bet on by how far they may fall: no centre at the end of the range; rates by how likely they are
+        near = 0.01 if family == "mean" else 0.0
+        center = np.clip((self.centers[bet.metric, self.group[e]] - low) / span, near, 1 - near)
         margin = np.where(self.group[e] == 0, bet.margin, bet.segment_margin)
         if bet.relative:
             # the score's expectation under the null is margin times the centre in the metric's own unit
@@ -257,7 +260,7 @@ class Tally:
         if bet.side < 0:
             y, center = 1 - y, 1 - center
         p = self._probability()[e]
-        return log_growth(y, self.arm[e] == 1, p, center=center, null=null, weight=weight)
+        return log_growth(y, self.arm[e] == 1, p, center=center, null=null, weight=weight, family=family)
 
     def _remember(self, metric: int, at: NDArray[np.intp], x: Floats) -> None:
         """Keep the first values of each unit, as bins, for its quantiles."""

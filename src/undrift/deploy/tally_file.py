@@ -19,7 +19,7 @@ from undrift.deploy.tally import Tally
 
 __all__ = ["reached", "read", "write"]
 
-FORM: Final = "tally-1"
+FORM: Final = "tally-2"
 _ARRAYS: Final = ("centers", "sums", "wealth", "key", "unit", "group", "arm", "stratum", "first", "labelled",
                   "exposed", "mixed", "values", "bins")  # fmt: skip
 _CHECK: Final = 16
