@@ -8,7 +8,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format docs docs-html docs-run bench reference pin clean
+.PHONY: help demo test test-heavy coverage lint format docs docs-html docs-run bench reference pin clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ test coverage: export OPENBLAS_NUM_THREADS := 1
 test: ## all tests; ARGS="tests/state -k lease" for some, WORKERS=0 for one process
 	@scripts/setup test demo
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-heavy: export UNDRIFT_HEAVY := 1
+test-heavy: export OMP_NUM_THREADS := 1
+test-heavy: ## tests with PyTorch, Keras and CatBoost, in an environment of their own (1.5 GB)
+	@scripts/heavy
+	.venv-heavy/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/heavy $(ARGS)
 
 coverage: ## all tests, with the lines and branches they miss
 	@scripts/setup test demo

@@ -153,5 +153,5 @@ class ExplainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class TrustSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the loader may open. The policy stands here, with the loader, never in the artifact."""
 
-    formats: tuple[str, ...] = ("onnx", "skops", "lightgbm", "xgboost")
+    formats: tuple[str, ...] = ("onnx", "skops", "lightgbm", "xgboost", "catboost")
     skops_types: tuple[str, ...] = ()

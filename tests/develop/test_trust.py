@@ -79,7 +79,7 @@ def test_a_pickle_is_not_opened_unless_the_settings_say_so(tmp_path: Path) -> No
     path.write_bytes(pickle.dumps(Bomb(mark)))
     with pytest.raises(UntrustedModelError) as caught:
         trust.open_model(path, "pickle", TrustSettings())
-    assert 'formats = ["onnx", "skops", "lightgbm", "xgboost", "pickle"]' in caught.value.hint
+    assert 'formats = ["onnx", "skops", "lightgbm", "xgboost", "catboost", "pickle"]' in caught.value.hint
     assert not mark.exists()
     trust.open_model(path, "pickle", TrustSettings(formats=("pickle",)))
     assert mark.exists()  # the test can fail: it is the settings that made the difference

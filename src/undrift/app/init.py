@@ -143,9 +143,10 @@ def project_for(
                 registry=nowhere.registry if registered else None,
             ).manifest.interface
         except UntrustedModelError as error:
-            formats = ",".join((*settings.trust.formats, "pickle"))
+            refused = re.search(r"is in the format '(\w+)'", error.message)
+            formats = ",".join((*settings.trust.formats, refused[1] if refused else ""))
             hint = f"If you trust where it comes from: UNDRIFT_TRUST__FORMATS={formats} undrift adopt ..."
-            raise UntrustedModelError(error.message, hint=error.hint if "skops" in error.message else hint) from error
+            raise UntrustedModelError(error.message, hint=hint if refused else error.hint) from error
     outcome = Outcome(interface.task, interface.classes, "as you said with --task" if task else "the model says so")
     trusted = settings.trust.formats if "trust.formats" in settings.origins else ()
     subject = _Subject(model, outcome, interface.label, interface.contract, "", "", (), train=False, trusted=trusted)

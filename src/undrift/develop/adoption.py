@@ -21,8 +21,10 @@ from undrift.data.inspect import infer
 from undrift.develop.bundle import Fed, Interface, Manifest, Task, revision_id
 from undrift.develop.folds import labels, times
 from undrift.develop.foreign import describe_onnx, onnx_model
+from undrift.develop.networks import Network, as_model, is_torch_program
 from undrift.develop.packing import pack
 from undrift.develop.performance import Scored, label_text
+from undrift.develop.pyfunc import PyfuncModel
 from undrift.develop.trust import PythonModel, check_format, open_model
 from undrift.develop.upstream import UpstreamModel
 from undrift.errors import DataError, ModelError, NotFoundError
@@ -36,13 +38,18 @@ __all__ = ["Adopted", "adopt"]
 
 SUFFIXES: Final[Mapping[str, str]] = {
     ".bst": "xgboost",
+    ".cbm": "catboost",
     ".cloudpickle": "pickle",
     ".joblib": "pickle",
     ".json": "xgboost",
+    ".keras": "keras",
     ".lgb": "lightgbm",
     ".onnx": "onnx",
     ".pickle": "pickle",
     ".pkl": "pickle",
+    ".pt": "torch",
+    ".pt2": "torch",
+    ".pth": "torch",
     ".py": "python",
     ".skops": "skops",
     ".toml": "upstream",
@@ -55,6 +62,7 @@ _FLAVORS: Final = {
     "onnx": ("data", "model.onnx", "onnx"),
     "lightgbm": ("data", "model.lgb", "lightgbm"),
     "xgboost": ("data", "model.xgb", "xgboost"),
+    "catboost": ("data", "model.cb", "catboost"),
     "sklearn": ("pickled_model", "model.pkl", None),
 }
 
@@ -179,6 +187,8 @@ def _model_file(path: Path) -> tuple[Path, str]:
     if form is None:
         known = ", ".join(sorted(SUFFIXES))
         raise ModelError(f"{path.name}: the suffix {path.suffix!r} names no known format.", hint=f"Known are {known}.")
+    if form == "torch" and not is_torch_program(path.read_bytes()):
+        form = "pickle"  # TorchScript, a pickled module, or weights: PyTorch's loader of these is no safe one
     return path, form
 
 
@@ -194,15 +204,17 @@ def _mlflow_file(folder: Path) -> tuple[Path, str]:
         if flavor in flavors:
             file = folder / flavors[flavor].get(key, default)
             return file, form or SUFFIXES.get(file.suffix.lower(), "pickle")
+    if "python_function" in flavors:
+        return folder, "pyfunc"
     raise ModelError(
         f"the MLflow model has the flavours {', '.join(sorted(flavors))}; known are {', '.join(sorted(_FLAVORS))}.",
-        hint="Log the model in one of these, or export it to ONNX.",
+        hint="Log the model in one of these or as a pyfunc, or export it to ONNX.",
     )
 
 
 def _open(file: Path, form: str, trust: TrustSettings) -> _Foreign:
     if form != "onnx":
-        return _describe(open_model(file, form, trust))
+        return _describe(as_model(open_model(file, form, trust)))
     check_format(form, trust, what=str(file))
     try:
         content = file.read_bytes()
@@ -217,12 +229,24 @@ def _describe(model: Any) -> _Foreign:
         said = model.declared
         return _Foreign(model, tuple(c.name for c in said.inputs), len(said.inputs), said.task, said.classes, "double")
     if isinstance(model, PythonModel):
-        return _describe_python(model)
+        return _describe_python(model, model.model)
+    if isinstance(model, Network):
+        return _Foreign(model, (), 0, None, (), "single")
+    if isinstance(model, PyfuncModel):
+        classes = model.outputs if len(model.outputs) > 1 else ()
+        kind: Task | None = ("binary" if len(classes) == 2 else "multiclass") if classes else None
+        return _Foreign(model, model.inputs, len(model.inputs), kind, classes, "frame")
     library = type(model).__module__.partition(".")[0]
     if library == "lightgbm":
         return _describe_lightgbm(model)
     if library == "xgboost":
         return _describe_xgboost(model)
+    if library == "catboost":
+        return _describe_catboost(model)
+    if not hasattr(model, "predict") and not hasattr(model, "predict_proba"):
+        raise ModelError(f"the file holds a {type(model).__name__}, which has no `predict`: it is no model.")
+    if not hasattr(model, "__sklearn_tags__"):
+        return _describe_python(model, model)
     from sklearn.base import is_classifier, is_regressor
 
     names = tuple(str(n) for n in getattr(model, "feature_names_in_", ()))
@@ -240,12 +264,14 @@ def _describe(model: Any) -> _Foreign:
     return _Foreign(model, names, width, task, classes, "frame" if names else "double")
 
 
-def _describe_python(model: PythonModel) -> _Foreign:
-    names = tuple(str(name) for name in getattr(model.model, "inputs", ()))
-    task: Any = getattr(model.model, "task", None)
+def _describe_python(model: Any, said: Any) -> _Foreign:
+    """A class of somebody's own: what it says of itself, by the names of a `Model` or by those of scikit-learn."""
+    kind = type(said).__name__
+    names = tuple(str(name) for name in getattr(said, "inputs", getattr(said, "feature_names_in_", ())))
+    task: Any = getattr(said, "task", None)
     if task not in (None, "binary", "multiclass", "regression"):
-        raise ModelError(f"the class Model says its task is {task!r}; binary, multiclass or regression was expected.")
-    classes = tuple(label_text(c) for c in getattr(model.model, "classes", ()))
+        raise ModelError(f"the class {kind} says its task is {task!r}; binary, multiclass or regression was expected.")
+    classes = tuple(label_text(c) for c in getattr(said, "classes", getattr(said, "classes_", ())))
     if task is None and classes:
         task = "binary" if len(classes) == 2 else "multiclass"
     return _Foreign(model, names, len(names), task, classes, "double")
@@ -270,6 +296,14 @@ def _describe_xgboost(model: Any) -> _Foreign:
     k = max(int(learner["learner_model_param"].get("num_class", 0)), 1)
     task, classes = _by_objective(learner["objective"]["name"], k)
     return _Foreign(booster, own, booster.num_features(), task, classes, "double")
+
+
+def _describe_catboost(model: Any) -> _Foreign:
+    names = tuple(str(name) for name in model.feature_names_)
+    own = () if all(name == str(place) for place, name in enumerate(names)) else names
+    classes = tuple(label_text(c) for c in model.classes_) if hasattr(model, "predict_proba") else ()
+    task: Task = "regression" if not classes else "binary" if len(classes) == 2 else "multiclass"
+    return _Foreign(model, own, len(names), task, classes, "single")
 
 
 def _by_objective(objective: str, k: int) -> tuple[Task, tuple[str, ...]]:

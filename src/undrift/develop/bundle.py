@@ -57,6 +57,10 @@ MODEL_FILES: Final[Mapping[str, str]] = {
     "lightgbm": "model.lightgbm.txt",
     "xgboost": "model.xgboost.ubj",
     "pickle": "model.pickle",
+    "catboost": "model.catboost.cbm",
+    "torch": "model.torch.pt2",
+    "keras": "model.keras",
+    "pyfunc": "model.pyfunc.zip",
     "python": "model.python.py",
     "upstream": "model.upstream.json",
 }

@@ -1,16 +1,21 @@
 """Conversion: the ways from a fitted model to an ONNX graph with one tensor per input, the most exact first.
 
-Trees are compiled in double precision (trees.py); everything else goes through skl2onnx, in double precision where it
-can, otherwise in single. Nothing here knows whether a conversion is right: compile.py compares.
+Trees are compiled in double precision (trees.py), networks drawn by their own library (networks.py), CatBoost by
+itself; everything else goes through skl2onnx, in double precision where it can, otherwise in single. Nothing here
+knows whether a conversion is right: compile.py compares.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from undrift.develop.bundle import Input
+from undrift.develop.foreign import without_zipmap
 from undrift.develop.graphs import finished, one_tensor_per_input, opset_of_trees
+from undrift.develop.networks import Network, network_graph
 from undrift.develop.operators import register
 from undrift.develop.trees import booster_graph, has_trees
 from undrift.errors import ModelError
@@ -30,6 +35,10 @@ class Conversion(NamedTuple):
 def conversions(model: Any, inputs: Sequence[Input]) -> list[Conversion]:
     """The ways to convert a model, the likeliest to be right first."""
     library = type(model).__module__.partition(".")[0]
+    if isinstance(model, Network):
+        return [Conversion("single", _convert_network)]
+    if library == "catboost":
+        return [Conversion("single", _convert_catboost)]
     if library in ("lightgbm", "xgboost"):
         return [Conversion("double", _convert_booster)]
     alike = len({i.type == "string" for i in inputs}) == 1
@@ -82,6 +91,23 @@ def _convert_booster(model: Any, inputs: Sequence[Input]) -> bytes:
     if any(i.type == "string" for i in inputs):
         raise ModelError(f"{library} takes text only as categories, which are not compiled")
     return one_tensor_per_input(booster_graph(model, len(inputs)), inputs, double=True)
+
+
+def _convert_network(model: Network, inputs: Sequence[Input]) -> bytes:
+    if any(i.type == "string" for i in inputs):
+        raise ModelError("a network takes numbers only")
+    return one_tensor_per_input(network_graph(model, len(inputs)), inputs)
+
+
+def _convert_catboost(model: Any, inputs: Sequence[Input]) -> bytes:
+    from onnx import load
+
+    if model.get_cat_feature_indices():
+        raise ModelError("CatBoost does not export trees with categories of their own")
+    with tempfile.TemporaryDirectory(prefix="undrift-") as folder:
+        file = Path(folder) / "model.onnx"
+        model.save_model(str(file), format="onnx")
+        return one_tensor_per_input(without_zipmap(load(file)), inputs)
 
 
 def _parts(model: Any) -> Iterator[Any]:

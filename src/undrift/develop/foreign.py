@@ -13,7 +13,7 @@ from undrift.develop.graphs import one_tensor_per_input
 from undrift.errors import CorruptModelError, ModelError
 from undrift.plugins import resolve_path
 
-__all__ = ["describe_onnx", "onnx_model"]
+__all__ = ["describe_onnx", "onnx_model", "without_zipmap"]
 
 
 def describe_onnx(content: bytes, what: str) -> tuple[tuple[str, ...], int, Task | None, tuple[str, ...]]:
@@ -48,8 +48,7 @@ def onnx_model(content: bytes, interface: Interface) -> bytes:
     ------
     ModelError : its inputs or outputs are of no form that is known.
     """
-    model = _load(content, "the ONNX model")
-    _drop_zipmap(model.graph)
+    model = without_zipmap(_load(content, "the ONNX model"))
     if interface.task == "binary":
         _both_classes(model.graph)
     given = _inputs(model.graph)
@@ -101,10 +100,11 @@ def _classes(graph: Any) -> tuple[str, ...]:
     return ()
 
 
-def _drop_zipmap(graph: Any) -> None:
-    """Give the tensor of probabilities instead of one mapping per row."""
+def without_zipmap(model: Any) -> Any:
+    """The model, giving the tensor of probabilities instead of one mapping per row."""
     from onnx import TensorProto, helper
 
+    graph = model.graph
     for node in [n for n in graph.node if n.op_type == "ZipMap"]:
         place = next(i for i, value in enumerate(graph.output) if value.name == node.output[0])
         tensor = helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, None)
@@ -113,6 +113,7 @@ def _drop_zipmap(graph: Any) -> None:
         del graph.output[:]
         graph.output.extend(kept)
         graph.node.remove(node)
+    return model
 
 
 def _both_classes(graph: Any) -> None:

@@ -33,7 +33,7 @@ from undrift.develop.performance import LOSSES, Performance, Scored
 from undrift.develop.quantise import quantise
 from undrift.develop.rows import ask, encode, in_order, native_rows, table_columns
 from undrift.develop.trust import save_model
-from undrift.errors import CorruptModelError, PredictionError, UntrustedModelError
+from undrift.errors import CorruptModelError, ModelError, PredictionError, UntrustedModelError
 from undrift.ids import to_micros
 from undrift.settings import TrustSettings
 from undrift.state.ports import Artifacts
@@ -44,6 +44,7 @@ GOLDEN_ROWS: Final = 24
 GOLDEN_ABSENT: Final = 8
 _NEVER: Final = {
     "python": "it is Python code, which has no compiled form",
+    "pyfunc": "MLflow runs it, and knows no compiled form of it",
     "upstream": "another server runs it",
 }
 
@@ -196,9 +197,9 @@ def _forms(
     """The forms in which the model is kept, the one that serves, and why."""
     interface = manifest.interface
     try:
-        kept, content = save_model(model, trust)
+        kept, content = save_model(model, trust, width=len(interface.inputs))
         problem = None
-    except UntrustedModelError as error:
+    except (UntrustedModelError, ModelError) as error:
         kept, content, problem = "onnx", b"", error
     manifest = msgspec.structs.replace(manifest, native=kept)
 
@@ -220,6 +221,7 @@ def _forms(
         models["onnx"] = found.content
         return manifest, run_onnx(found.content, interface), models, said
     if problem is not None:
+        in_order(interface, native(columns), manifest.outputs)  # what it answers may be what is wrong
         raise problem
     return msgspec.structs.replace(manifest, format=kept), native, models, said
 

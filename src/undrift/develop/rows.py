@@ -175,7 +175,8 @@ def table_columns(inputs: Sequence[Input], table: pa.Table) -> dict[str, Any]:
 def native_rows(manifest: Manifest, columns: Mapping[str, Sequence[Any]]) -> Any:
     """The rows for the model in its native format, as the manifest's ``fed`` says.
 
-    A booster file takes a float matrix; an estimator takes the object matrix, or a data frame with the columns' names.
+    A booster file takes a float matrix; an estimator takes the object matrix (of floats, if no input is text), or a
+    data frame with the columns' names.
 
     Raises
     ------
@@ -288,7 +289,10 @@ def in_order(interface: Interface, raw: Floats, outputs: Sequence[str] = ()) -> 
             f"the model answered an array of shape {raw.shape}; {len(names)} probabilities per row were expected."
         )
     if raw.size and (raw.min() < _LEAST or raw.max() > _MOST):
-        raise PredictionError(f"the model answered {raw.min():g}..{raw.max():g}, which are no probabilities.")
+        raise PredictionError(
+            f"the model answered {raw.min():g}..{raw.max():g}, which are no probabilities.",
+            hint="End a network with a softmax or a sigmoid: scores are probabilities.",
+        )
     if names == interface.classes:
         return raw
     ordered = np.zeros((len(raw), len(interface.classes)))

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from undrift.develop.bundle import MANIFEST_FILE, Interface, Manifest, revision_id
 from undrift.develop.folds import Fold, TrainingData, split
+from undrift.develop.networks import as_model
 from undrift.develop.packing import pack
 from undrift.develop.performance import LOSSES, Scored, mean_interval, metric_values
 from undrift.develop.rows import ask, in_order
@@ -100,7 +101,8 @@ def train(
 
     Parameters
     ----------
-    function, baseline : take `TrainingData` and return a fitted model (anything with predict_proba or predict).
+    function, baseline : take `TrainingData` and return a fitted model: anything with predict_proba or predict, or a
+        network of PyTorch or Keras.
     table : rows with all inputs (features joined already), the label, the time and the segments.
     folds, holdout, gap : see `folds.split`.
     dataset, dataset_hash : which stored dataset the table is, for the record.
@@ -216,7 +218,7 @@ def _cross_validate(
 def _fit(function: Function, data: TrainingData) -> Any:
     name = f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', function)}"
     try:
-        model = function(data)
+        model = as_model(function(data))
     except Exception as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", "")
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]

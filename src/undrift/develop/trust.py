@@ -1,8 +1,8 @@
 """What may be opened: the loader's policy on model formats, and the opening of native model files under it.
 
-An artifact never decides about itself. ONNX, LightGBM and XGBoost files hold numbers; skops files name the types they
-are made of, and only types known to hold data are made; pickles and Python files run code, upstream declarations send
-requests to other servers, and each needs its word in trust.formats.
+An artifact never decides about itself. ONNX and booster files hold numbers; skops files name the types they are made
+of, and only types known to hold data are made; pickles, Python files, MLflow folders and networks' files can run code,
+upstream declarations send requests to other servers, and each needs its word in trust.formats.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import io
 import pickle
 import re
 import sys
+import tempfile
 import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
+from undrift.develop.networks import Network, is_torch_program, open_keras, open_torch, open_torch_pickle
+from undrift.develop.pyfunc import PyfuncModel, packed_folder
 from undrift.develop.upstream import UpstreamModel, read_upstream
 from undrift.errors import CorruptModelError, ModelError, UndriftError, UntrustedModelError
 from undrift.ids import content_hash
@@ -44,8 +48,12 @@ SAFE_TYPES: Final = (
 _DANGERS: Final = {
     "pickle": "opening a pickle runs whatever code is in it",
     "python": "opening it runs its code",
+    "pyfunc": "loading an MLflow model runs the code that it names",
+    "torch": "PyTorch's own loader of such files can run code, and what undrift refuses of them is a list of its own",
+    "keras": "Keras' safe mode has been broken before",
     "upstream": "it sends the rows to another server",
 }
+_CATBOOST_CLASSIFIES: Final = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
 _EXTRAS: Final = {"lightgbm": ("lightgbm:Booster", "lightgbm"), "xgboost": ("xgboost:Booster", "xgboost")}
 
 
@@ -87,14 +95,18 @@ def open_model(path: Path, format: str, trust: TrustSettings) -> Any:  # noqa: A
     """
     check_format(format, trust, what=str(path))
     try:
-        content = path.read_bytes()
+        content = packed_folder(path) if format == "pyfunc" and path.is_dir() else path.read_bytes()
     except OSError as error:
         raise CorruptModelError(f"{path} cannot be read: {error}.") from error
-    opener = {
+    opener: dict[str, Callable[[bytes, Path, TrustSettings], Any]] = {
         "skops": _open_skops,
         "pickle": _open_pickle,
         "lightgbm": _open_lightgbm,
         "xgboost": _open_xgboost,
+        "catboost": _open_catboost,
+        "torch": lambda content, path, trust: open_torch(content, str(path)),
+        "keras": lambda content, path, trust: open_keras(content, str(path)),
+        "pyfunc": lambda content, path, trust: PyfuncModel(content, str(path)),
         "python": _open_python,
         "upstream": _open_upstream,
     }
@@ -111,8 +123,12 @@ def open_model(path: Path, format: str, trust: TrustSettings) -> Any:  # noqa: A
         ) from error
 
 
-def save_model(model: Any, trust: TrustSettings) -> tuple[str, bytes]:
+def save_model(model: Any, trust: TrustSettings, *, width: int = 0) -> tuple[str, bytes]:
     """The format and file content to keep a fitted model in: its library's own file, skops, or pickle where allowed.
+
+    Parameters
+    ----------
+    width : how many inputs it takes; networks are exported for so many.
 
     Raises
     ------
@@ -123,6 +139,10 @@ def save_model(model: Any, trust: TrustSettings) -> tuple[str, bytes]:
         return "upstream", msgspec.json.format(msgspec.json.encode(model.declared))
     if isinstance(model, PythonModel):
         return "python", model.source
+    if isinstance(model, PyfuncModel):
+        return "pyfunc", model.content
+    if isinstance(model, Network):
+        return _save_network(model, width, trust)
     booster = _booster(model)
     if booster is not None:
         return booster
@@ -145,6 +165,17 @@ def save_model(model: Any, trust: TrustSettings) -> tuple[str, bytes]:
         f"the trained {name} cannot be stored so that it may be opened again: {reason}.",
         hint=f"If that code is yours, write in undrift.toml:  [trust]  {advice}",
     )
+
+
+def _save_network(model: Network, width: int, trust: TrustSettings) -> tuple[str, bytes]:
+    content = model.content(width)
+    kept = "keras" if model.library == "keras" else "torch" if is_torch_program(content) else "pickle"
+    if kept not in trust.formats:
+        raise UntrustedModelError(
+            f"the network could be stored as {kept!r} only, which trust.formats does not allow to be opened again.",
+            hint=f'If that code is yours, write in undrift.toml:  [trust]  formats = ["onnx", "skops", "{kept}"]',
+        )
+    return kept, content
 
 
 def _reproducible(content: bytes) -> bytes:
@@ -173,6 +204,11 @@ def _booster(model: Any) -> tuple[str, bytes] | None:
     if library == "xgboost":
         booster = model.get_booster() if hasattr(model, "get_booster") else model
         return "xgboost", bytes(booster.save_raw("ubj"))
+    if library == "catboost":
+        with tempfile.TemporaryDirectory(prefix="undrift-") as folder:
+            file = Path(folder) / "model.cbm"
+            model.save_model(str(file))
+            return "catboost", file.read_bytes()
     return None
 
 
@@ -190,6 +226,9 @@ def _open_skops(content: bytes, path: Path, trust: TrustSettings) -> Any:
 
 
 def _open_pickle(content: bytes, path: Path, trust: TrustSettings) -> Any:
+    network = open_torch_pickle(content, str(path))
+    if network is not None:
+        return network
     import joblib
 
     return joblib.load(io.BytesIO(content))  # reads plain pickles too
@@ -238,3 +277,13 @@ def _open_xgboost(content: bytes, path: Path, trust: TrustSettings) -> Any:
     booster = resolve_path(target, wanted_for=str(path), extra=extra)(params={"nthread": 1})
     booster.load_model(bytearray(content))
     return booster
+
+
+def _open_catboost(content: bytes, path: Path, trust: TrustSettings) -> Any:
+    plain = resolve_path("catboost:CatBoost", wanted_for=str(path), extra="catboost")()
+    plain.load_model(blob=content)
+    if plain.get_all_params().get("loss_function", "") not in _CATBOOST_CLASSIFIES:
+        return plain
+    model = resolve_path("catboost:CatBoostClassifier", wanted_for=str(path), extra="catboost")()
+    model.load_model(blob=content)
+    return model

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from typing import Any, Final, Literal
 
 import msgspec
@@ -23,8 +24,10 @@ from undrift.errors import ModelError, PredictionError
 from undrift.plugins import resolve_path
 from undrift.settings import secret
 
-__all__ = ["Column", "Upstream", "UpstreamModel", "read_upstream"]
+__all__ = ["TRACE", "Column", "Upstream", "UpstreamModel", "read_upstream"]
 
+TRACE: ContextVar[tuple[tuple[bytes, bytes], ...]] = ContextVar("undrift_trace", default=())
+"""The headers of the trace that a call is made for; they are passed on."""
 _DATATYPES: Final = {"string": "BYTES", "integer": "INT64", "number": "FP64", "boolean": "BOOL", "timestamp": "FP64"}
 _BUSY: Final = (429, 502, 503, 504)
 _PAUSE, _LONGEST = 0.05, 1.0  # seconds before the first retry and at most; each is drawn between half and all of it
@@ -109,6 +112,11 @@ class UpstreamModel:
     Parameters
     ----------
     sleep, clock, chance : stand in for time and randomness in tests.
+
+    Attributes
+    ----------
+    asked, failed, retried : calls that were made, those of them that failed (an answer of 4xx but 429 is none), and
+        requests that were sent again, since the process began. ``breaker`` counts what was not sent.
     """
 
     def __init__(
@@ -125,7 +133,7 @@ class UpstreamModel:
         self.declared = declared
         self.concurrency = declared.concurrency
         self.breaker = Breaker(limit=declared.failures, pause=declared.pause)
-        self.retried = 0
+        self.asked = self.failed = self.retried = 0
         self._sleep, self._clock, self._chance = sleep, clock, chance
         self._lock = threading.Lock()
         self._pool = pools(
@@ -150,7 +158,8 @@ class UpstreamModel:
             if len(values) == 1:
                 return np.array([self._chat(values[0])], dtype=np.float64)
             with ThreadPoolExecutor(self.concurrency) as rows_at_once:
-                return np.array(list(rows_at_once.map(self._chat, values)), dtype=np.float64)
+                calls = [rows_at_once.submit(copy_context().run, self._chat, row) for row in values]
+                return np.array([call.result() for call in calls], dtype=np.float64)
         ask = self._v2 if self.declared.protocol == "v2" else self._tensorflow
         found = np.asarray(ask(values), dtype=np.float64)
         return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
@@ -262,6 +271,7 @@ class UpstreamModel:
         problem, status, content = self._attempts(path, msgspec.json.encode(body))
         failed = bool(problem) or status >= 500 or status == 429
         with self._lock:
+            self.asked, self.failed = self.asked + 1, self.failed + failed
             self.breaker = self.breaker.tell(not failed, self._clock())
         if problem or status != 200:
             told = problem or f"answered {status}: {content[:200].decode('utf-8', 'replace')}"
@@ -275,12 +285,14 @@ class UpstreamModel:
         import urllib3.exceptions as failure
 
         headers = {"content-type": "application/json", "accept": "application/json"}
+        headers.update((name.decode(), value.decode()) for name, value in TRACE.get())
         if self.declared.key:
             headers["authorization"] = f"Bearer {secret(self.declared.key)}"
         problem, status, found = "", 0, b""
         for attempt in range(self.declared.retries + 1):
             if attempt:
-                self.retried += 1
+                with self._lock:
+                    self.retried += 1
                 self._sleep(min(_PAUSE * 2 ** (attempt - 1), _LONGEST) * (0.5 + self._chance() / 2))
             try:
                 answer = self._pool.request("POST", self.declared.url.rstrip("/") + path, body=content, headers=headers)

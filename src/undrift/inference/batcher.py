@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextvars import Context, copy_context
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -36,6 +37,7 @@ class _Waiting(NamedTuple):
     future: asyncio.Future[Outputs]
     usage: Usage
     since: float
+    context: Context | None = None  # of the request, where the model is called from a thread
 
 
 _Result = tuple[asyncio.Future[Outputs], Outputs | ModelError | OverloadError]
@@ -97,7 +99,9 @@ class Batcher:
             raise OverloadError(f"{self._rows} rows wait for the model; at most {self._max_queue} may.")
         charged = usage or Usage()
         if not self.inline:
-            return await self._by_thread(_Waiting(columns, rows, deadline, self._future(), charged, time.monotonic()))
+            return await self._by_thread(
+                _Waiting(columns, rows, deadline, self._future(), charged, time.monotonic(), copy_context())
+            )
         if rows <= self._max_batch:
             return await self._by_loop(columns, rows, deadline, charged)
         return await self._in_parts(columns, rows, deadline, charged)
@@ -237,15 +241,15 @@ class Batcher:
 
     def _answers(self, batch: list[_Waiting]) -> list[_Result]:
         if len(batch) == 1:
-            return [(batch[0].future, self._predict(batch[0].columns, batch[0].rows))]
+            return [(batch[0].future, self._predict(batch[0].columns, batch[0].rows, batch[0].context))]
         # all are columns of one model, so they stand in one order
         columns = zip(*(item.columns.values() for item in batch), strict=True)
         merged = dict(zip(batch[0].columns, map(list, map(chain.from_iterable, columns)), strict=True))
-        together = self._predict(merged, sum(item.rows for item in batch))
+        together = self._predict(merged, sum(item.rows for item in batch), batch[0].context)
         if isinstance(together, OverloadError):  # nothing is known of the rows
             return [(item.future, together) for item in batch]
         if isinstance(together, ModelError):  # one bad row must not fail the others' requests
-            return [(item.future, self._predict(item.columns, item.rows)) for item in batch]
+            return [(item.future, self._predict(item.columns, item.rows, item.context)) for item in batch]
         results: list[_Result] = []
         start = 0
         for item in batch:
@@ -259,9 +263,10 @@ class Batcher:
             start = end
         return results
 
-    def _predict(self, columns: Columns, rows: int) -> Outputs | ModelError | OverloadError:
+    def _predict(self, columns: Columns, rows: int, context: Context | None) -> Outputs | ModelError | OverloadError:
+        ask = self.predictor.predict
         try:
-            outputs = self.predictor.predict(columns)
+            outputs = ask(columns) if context is None else context.run(ask, columns)
         except (ModelError, OverloadError) as error:
             return error
         except Exception as error:  # noqa: BLE001  whatever a model or a wrapper raises is the model's failure

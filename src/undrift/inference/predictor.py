@@ -81,6 +81,11 @@ class NativePredictor:
         self.concurrency: int = getattr(model, "concurrency", 1)
         self._model = model
 
+    @property
+    def upstream(self) -> UpstreamModel | None:
+        """The model, if another server runs it."""
+        return self._model if isinstance(self._model, UpstreamModel) else None
+
     def predict(self, columns: Mapping[str, Sequence[Any]]) -> Outputs:
         """See Predictor."""
         interface = self.manifest.interface

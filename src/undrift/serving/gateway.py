@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from undrift.capture.capture import Recorder
+from undrift.develop.upstream import TRACE
 from undrift.errors import RequestError, UndriftError
 from undrift.ids import new_id
 from undrift.inference.endpoint import Call
@@ -121,6 +122,7 @@ class Gateway:
         charged: list[tuple[Usage, float]] = []
         headers = request.headers
         trace = self._tracing.begin(headers)
+        TRACE.set(trace.headers)
         request_id = _request_id(headers)
         found = self._paths.find(request.target)
         path = found.by_method[request.method]

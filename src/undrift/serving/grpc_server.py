@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from undrift.develop.upstream import TRACE
 from undrift.errors import ServeError, UndriftError
 from undrift.ids import new_id
 from undrift.inference.endpoint import Call
@@ -96,6 +97,7 @@ class GrpcServer:
             started, began = time.monotonic(), time.time_ns()
             given = {key.encode(): _bytes(value) for key, value in context.invocation_metadata() or ()}
             trace = self._tracing.begin(given)
+            TRACE.set(trace.headers)
             asked = given.get(b"x-request-id", b"").decode("latin-1")
             request_id = asked if 0 < len(asked) <= 128 and asked.isascii() and asked.isalnum() else new_id()
             left = context.time_remaining()

@@ -24,7 +24,7 @@ from undrift.errors import StateError, UndriftError
 from undrift.inference.batcher import Batcher
 from undrift.inference.endpoint import Endpoint
 from undrift.inference.model_process import ModelProcess
-from undrift.inference.predictor import OnnxPredictor, Predictor, load
+from undrift.inference.predictor import NativePredictor, OnnxPredictor, Predictor, load
 from undrift.inference.revision import Revision
 from undrift.inference.router import Placed, Route, RoutingTable, TableFile
 from undrift.plugins import resolve, resolve_path
@@ -191,6 +191,12 @@ class Placement:
         folder = Path(placed.path)
         predictor = self._loaded_from(folder, placed)
         functions = load_functions(folder, predictor.manifest.interface.transforms)
+        if isinstance(predictor, NativePredictor) and predictor.upstream is not None:
+            self._meters.upstreams[placed.revision] = (
+                predictor.manifest.interface.model,
+                placed.version,
+                predictor.upstream,
+            )
         if self._settings.serve.wrapper:
             wrapper = resolve_path(self._settings.serve.wrapper, wanted_for="serve.wrapper")
             predictor = wrapper(predictor)
@@ -233,6 +239,7 @@ class Placement:
         process = self._processes.pop(placed, None)
         if process is not None:
             process.close()
+        self._meters.upstreams.pop(placed.revision, None)
         notice("retired", revision=placed.revision)
         self.acknowledge()
 

@@ -20,11 +20,13 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics_core import Metric
 
+from undrift.develop.upstream import UpstreamModel
 from undrift.inference.usage import BATCH_ROWS, SECONDS, STAGES, Ledger
 
 __all__ = ["COUNTED", "Cost", "Meters", "Route", "costs", "notice"]
 
 _ROLE: Final = ("model", "version", "variant")
+_VERSION: Final = ("model", "version")
 COUNTED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "undrift_requests_total": ("Requests answered, by route and status.", ("route", "code")),
     "undrift_request_seconds": ("From the whole request read to the answer handed over.", ("route",)),
@@ -39,6 +41,10 @@ COUNTED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "undrift_flagged_rows_total": ("Rows accepted that break a rule of their contract.", _ROLE),
     "undrift_cpu_seconds_total": ("CPU seconds of the model and of its share of the process.", _ROLE),
     "undrift_cost_total": ("The same at serve.price_per_cpu_hour.", _ROLE),
+    "undrift_upstream_calls_total": ("Calls of a model on another server, by outcome.", (*_VERSION, "outcome")),
+    "undrift_upstream_retries_total": ("Requests that were sent to it again.", _VERSION),
+    "undrift_upstream_circuit_opened_total": ("Times its circuit opened.", _VERSION),
+    "undrift_upstream_circuit_open": ("1 while its circuit is not closed, else 0.", _VERSION),
 }
 """Metrics that are counted in plain Python on the hot path: what each says, and its labels."""
 
@@ -93,6 +99,7 @@ class Meters:
         self._folder, self._worker, self._price = folder, str(worker), price
         self.routes: dict[str, Route] = {}
         self.ledger = Ledger()
+        self.upstreams: dict[str, tuple[str, int, UpstreamModel]] = {}
         self._cpu = 0.0
         self._registry = registry = CollectorRegistry()
         self.refused = Counter("undrift_refused", "Requests refused, by reason.", ["reason"], registry=registry)
@@ -189,8 +196,23 @@ class Meters:
             samples[name] += _buckets(name, role, SECONDS, usage.total, usage.total_seconds)
             name = "undrift_batch_rows"
             samples[name] += _buckets(name, role, BATCH_ROWS, usage.batches, usage.batch_rows)
+        for model, version, upstream in list(self.upstreams.values()):
+            told, breaker = {"model": model, "version": str(version)}, upstream.breaker
+            outcomes = {
+                "ok": upstream.asked - upstream.failed, "failed": upstream.failed, "not_sent": breaker.refused
+            }  # fmt: skip
+            calls = "undrift_upstream_calls_total"
+            samples[calls] += [(calls, {**told, "outcome": outcome}, n) for outcome, n in outcomes.items()]
+            figures = {
+                "undrift_upstream_retries_total": upstream.retried,
+                "undrift_upstream_circuit_opened_total": breaker.opened,
+                "undrift_upstream_circuit_open": float(breaker.state != "closed"),
+            }
+            for name, value in figures.items():
+                samples[name].append((name, told, value))
         for name, (documentation, _) in COUNTED.items():
-            kind = "counter" if name.endswith("_total") else "gauge" if "in_flight" in name else "histogram"
+            gauge = name.endswith(("_in_flight_requests", "_circuit_open"))
+            kind = "counter" if name.endswith("_total") else "gauge" if gauge else "histogram"
             yield _Family(name.removesuffix("_total"), documentation, kind, samples[name])
 
     def _own(self) -> Iterator[_Family]:
