@@ -50,7 +50,7 @@ def saved(folder: Path, answers: str, **more: Any) -> Path:
     (folder / "slope.txt").write_text("0.8")
     (folder / "odds.py").write_text(CODE % answers)
     given = Schema([ColSpec("long", "visits"), ColSpec("string", "plan")])
-    signature = more.pop("signature", ModelSignature(inputs=given, **more))
+    signature = more.get("signature") or ModelSignature(inputs=given, **more)
     with quiet("save a model"):
         mlflow.pyfunc.save_model(
             str(folder / "odds"), python_model=str(folder / "odds.py"), artifacts={"slope": str(folder / "slope.txt")},

@@ -22,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Warnings of these libraries about each other are not ours to see as errors; those of our own code are."""
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch.*")
     config.addinivalue_line("filterwarnings", "ignore::FutureWarning:torch.*")
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:keras.*")
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)

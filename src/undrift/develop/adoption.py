@@ -233,9 +233,9 @@ def _describe(model: Any) -> _Foreign:
     if isinstance(model, Network):
         return _Foreign(model, (), 0, None, (), "single")
     if isinstance(model, PyfuncModel):
-        classes = model.outputs if len(model.outputs) > 1 else ()
-        kind: Task | None = ("binary" if len(classes) == 2 else "multiclass") if classes else None
-        return _Foreign(model, model.inputs, len(model.inputs), kind, classes, "frame")
+        named = model.outputs if len(model.outputs) > 1 else ()
+        kind: Task | None = ("binary" if len(named) == 2 else "multiclass") if named else None
+        return _Foreign(model, model.inputs, len(model.inputs), kind, named, "frame")
     library = type(model).__module__.partition(".")[0]
     if library == "lightgbm":
         return _describe_lightgbm(model)

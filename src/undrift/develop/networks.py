@@ -154,10 +154,10 @@ _ENCODE: Final = (
 def as_model(found: Any) -> Any:
     """What was fitted or loaded, a bare network as one that answers rows; anything else as it is."""
     for library, kind in (("keras", "Model"), ("torch", "nn.Module")):
-        module = sys.modules.get(library)  # a network of a library that is not loaded cannot be given
+        known: Any = sys.modules.get(library)  # a network of a library that is not loaded cannot be given
         for part in kind.split("."):
-            module = getattr(module, part, None)
-        if module is not None and isinstance(found, module):
+            known = getattr(known, part, None)
+        if known is not None and isinstance(found, known):
             return Network(found, library)
     return found
 
