@@ -107,21 +107,30 @@ class Contestant:
             self.process = None
 
     def _processes(self) -> list[Path]:
+        """All that it started: its session, and the descendants that have left it (BentoML's workers do)."""
         assert self.process is not None
-        found = []
+        parents, mine = dict[int, int](), set[int]()
         for folder in Path("/proc").iterdir():
             try:
-                if folder.name.isdigit() and os.getsid(int(folder.name)) == self.process.pid:
-                    found.append(folder)
+                if folder.name.isdigit():
+                    number = int(folder.name)
+                    parents[number] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                    if os.getsid(number) == self.process.pid:
+                        mine.add(number)
             except OSError:
                 continue
-        return found
+        while more := {child for child, parent in parents.items() if parent in mine and child not in mine}:
+            mine |= more
+        return [Path("/proc") / str(number) for number in sorted(mine)]
 
     def memory(self) -> float:
         """Proportional set size of all its processes, MiB."""
         total = 0
         for folder in self._processes():
-            text = (folder / "smaps_rollup").read_text()
+            try:
+                text = (folder / "smaps_rollup").read_text()
+            except OSError:  # it has just ended
+                continue
             total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
         return total / 1024
 
@@ -129,7 +138,11 @@ class Contestant:
         """CPU seconds of all its processes so far."""
         ticks = 0
         for folder in self._processes():
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            try:
+                text = (folder / "stat").read_text()
+            except OSError:
+                continue
+            fields = text.rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 

@@ -26,9 +26,13 @@ def main(examples: int) -> None:
     """Run it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        revisions = (placed("r-one", make_bundle(folder / "one", interface()), 1),)
-        route = Route(model="flights", champion="r-one", revisions=revisions)
-        write_table(folder / "at/.undrift/routing.json", 1, route)
+        made = (("flights", interface()), ("delay", interface("regression", model="delay", key="")))
+        routes = [
+            Route(model=name, champion=f"r-{name}",
+                  revisions=(placed(f"r-{name}", make_bundle(folder / name, declared), number),))
+            for number, (name, declared) in enumerate(made, 1)
+        ]  # fmt: skip
+        write_table(folder / "at/.undrift/routing.json", 1, *routes)
         server = Server(folder / "at").start()
         sent, began = 0, time.monotonic()
 

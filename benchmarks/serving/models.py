@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,6 @@ def make(folder: Path, name: str, columns: dict[str, int | None], estimator: Any
     compiled = compile_model(model, interface, trained, some, ["0", "1"])
     if not compiled.parity.held:
         raise SystemExit(f"{name} was not compiled: {compiled.parity.reason}")
-    (target / "model.onnx").write_bytes(by_hand(model, columns))
     native_format, content = save_model(model, TRUST)
     serving = trained if native else run_onnx(compiled.content, interface)
     raw = serving({n: values[:20] for n, values in made.items()})
@@ -96,25 +96,8 @@ def make(folder: Path, name: str, columns: dict[str, int | None], estimator: Any
     )  # fmt: skip
     rows = [{n: _plain(values[i]) for n, values in made.items()} for i in range(64)]
     (target / "rows.json").write_text(json.dumps({"columns": list(columns), "rows": rows}))
+    subprocess.run([sys.executable, Path(__file__).with_name("peers") / "convert.py", target], check=True)
     (target / "ok").touch()
-
-
-def by_hand(model: Any, columns: dict[str, int | None]) -> bytes:
-    """What somebody who writes a server by hand gets from the converter: an input a column, or one matrix."""
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-
-    kinds: list[Any] = [(n, FloatTensorType([None, 1]) if c is None else StringTensorType([None, 1]))
-                        for n, c in columns.items()]  # fmt: skip
-    if not any(columns.values()):
-        kinds = [("matrix", FloatTensorType([None, len(columns)]))]
-    if type(model).__module__.startswith("lightgbm"):
-        from onnxmltools import convert_lightgbm
-        from onnxmltools.convert.common.data_types import FloatTensorType as Floats
-
-        one = [("matrix", Floats([None, len(columns)]))]
-        return bytes(convert_lightgbm(model, initial_types=one, zipmap=False).SerializeToString())
-    return bytes(to_onnx(model, initial_types=kinds, options={"zipmap": False}).SerializeToString())
 
 
 def _plain(value: Any) -> Any:

@@ -1,11 +1,15 @@
 """Requests a second and latencies of undrift and its peers, both sides in one run, wrk as the client.
 
-    python benchmarks/serving/run.py table --model trees --rounds 2
+    python benchmarks/serving/run.py table --model trees --seconds 5
+    python benchmarks/serving/run.py workers
     python benchmarks/serving/run.py tail --seconds 300
+    python benchmarks/serving/run.py show
 
-`table` starts one server after the other and asks each at 1, 16 and 64 connections, in rounds; it tells medians.
-`tail` offers half the rate a server can bear, on a fixed schedule, and tells p99.9 by p50 and memory before and
-after; for minutes it is a soak. Needs wrk (apt).
+`table` starts one server after the other and asks each at 1, 16 and 64 connections. `workers` asks one and two workers
+with requests of 64 rows, so that the client takes little of the cores. `tail` offers half the rate a server can bear,
+on a fixed schedule, and tells p99.9 by p50 and memory before, on the way and after; for minutes it is a soak. What was
+measured is appended to a file (`--into`), cell by cell; `show` tells the medians and ratios of all that is in it, so a
+run may be divided into calls and repeated. Needs wrk (apt).
 """
 
 from __future__ import annotations
@@ -28,13 +32,26 @@ from schedule import offered
 
 LINE = re.compile(r"(50|90|99)%\s+([\d.]+)(us|ms|s)\b")
 UNIT = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+PARTS = 6
+"""Parts of a soak, after each of which memory is read."""
 PEERS = ("fastapi", "mlflow", "bentoml", "mlserver", "litserve")
 
 
-def script_of(server: Contestant, model: Path, folder: Path) -> Path:
-    """A wrk script that asks the model's rows in turn."""
+def bodies_of(server: Contestant, model: Path, each: int = 1) -> list[str]:
+    """Bodies of so many rows each, the model's rows in turn."""
     rows, columns = rows_of(model)
-    bodies = ",\n".join(f"[==[{json.dumps(server.body(row, columns, n))}]==]" for n, row in enumerate(rows))
+    singles = [server.body(row, columns, n) for n, row in enumerate(rows)]
+    if each == 1:
+        return [json.dumps(body) for body in singles]
+    return [
+        json.dumps({"instances": [singles[(start + n) % len(rows)]["instances"][0] for n in range(each)]})
+        for start in range(len(rows))
+    ]
+
+
+def script_of(server: Contestant, model: Path, folder: Path, each: int = 1) -> Path:
+    """A wrk script that asks the model's rows in turn."""
+    bodies = ",\n".join(f"[==[{body}]==]" for body in bodies_of(server, model, each))
     path = folder / f"{server.name}.lua"
     path.write_text(
         f"local bodies = {{\n{bodies}\n}}\nlocal asked, n = {{}}, 0\n"
@@ -61,44 +78,66 @@ def ask(server: Contestant, script: Path, connections: int, seconds: float) -> d
     return {**found, "rate": float(rate[1]), "cpu": (server.cpu() - before) / int(answered[1]) * 1e6}
 
 
-def table(model: Path, names: list[str], rounds: int, seconds: float, concurrency: list[int]) -> dict[str, Any]:
-    """The medians per server and number of connections."""
-    found: dict[str, dict[int, list[dict[str, float]]]] = {}
-    facts: dict[str, dict[str, float]] = {}
+def measure(model: Path, names: list[str], seconds: float, concurrency: list[int], into: Path, each: int = 1) -> None:
+    """Ask each server at each number of connections, and append what was seen."""
+    what = {"model": model.name, "rows": each, "at": time.strftime("%Y-%m-%dT%H:%M:%S"), "cores": os.cpu_count(),
+            "load": os.getloadavg()[0], "seconds": seconds}  # fmt: skip
     with tempfile.TemporaryDirectory(dir=BENCH) as scratch:
-        for _ in range(rounds):
-            for name in names:
-                server = contestants()[name]
-                server.up(model, Path(scratch) / name)
-                try:
-                    script = script_of(server, model, Path(scratch))
-                    ask(server, script, 8, 1)
-                    for connections in concurrency:
-                        told = ask(server, script, connections, seconds)
-                        found.setdefault(name, {}).setdefault(connections, []).append(told)
-                    facts[name] = {"cold": server.cold_seconds, "memory": server.memory()}
-                finally:
-                    server.down()
-    medians = {
-        name: {c: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for c, runs in by.items()}
-        for name, by in found.items()
-    }
-    return {"medians": medians, "facts": facts}
+        for name in names:
+            server = contestants()[name]
+            server.up(model, Path(scratch) / name)
+            try:
+                script = script_of(server, model, Path(scratch), each)
+                ask(server, script, 8, 1)
+                for connections in concurrency:
+                    told = ask(server, script, connections, seconds)
+                    cell = {**what, "server": name, "connections": connections, **told, "cold": server.cold_seconds,
+                            "memory": server.memory()}  # fmt: skip
+                    with into.open("a") as file:
+                        file.write(json.dumps(cell) + "\n")
+                    print(f"{name} at {connections}: {told['rate']:,.0f} requests a second", file=sys.stderr)
+            finally:
+                server.down()
+
+
+def medians(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """The medians per server and number of connections, and each server's memory and first answer."""
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for cell in cells:
+        found.setdefault(cell["server"], {}).setdefault(cell["connections"], []).append(cell)
+    figures = ("rate", "p50", "p99", "cpu")
+    told = {n: {c: {k: statistics.median(r[k] for r in runs) for k in figures} for c, runs in by.items()}
+            for n, by in found.items()}  # fmt: skip
+    facts = {n: {k: statistics.median(r[k] for runs in by.values() for r in runs) for k in ("cold", "memory")}
+             for n, by in found.items()}  # fmt: skip
+    return {"medians": told, "facts": facts}
+
+
+def show_all(file: Path) -> None:
+    """Every table of a file of cells."""
+    cells = [json.loads(line) for line in file.read_text().splitlines()]
+    for model, rows in dict.fromkeys((cell["model"], cell["rows"]) for cell in cells):
+        some = [cell for cell in cells if (cell["model"], cell["rows"]) == (model, rows)]
+        loads = [cell["load"] for cell in some]
+        print(f"\n## {model}, {rows} row{'s' * (rows > 1)} a request\n\n{some[0]['at']} to {some[-1]['at']}, "
+              f"load before {min(loads):.1f} to {max(loads):.1f}\n")  # fmt: skip
+        print(show(medians(some), sorted({cell["connections"] for cell in some})))
 
 
 def show(told: dict[str, Any], concurrency: list[int]) -> str:
     """The table in Markdown, and undrift's ratios."""
-    medians = told["medians"]
+    found = told["medians"]
     head = " | ".join(f"req/s at {c} | p50 ms | p99 ms | CPU us" for c in concurrency)
     lines = [f"| server | {head} | memory MiB | first answer s |", "|---" * (4 * len(concurrency) + 3) + "|"]
-    for name, by in medians.items():
+    for name, by in found.items():
         cells = " | ".join(
-            f"{by[c]['rate']:,.0f} | {by[c]['p50']:.2f} | {by[c]['p99']:.2f} | {by[c]['cpu']:.0f}" for c in concurrency
-        )
+            f"{by[c]['rate']:,.0f} | {by[c]['p50']:.2f} | {by[c]['p99']:.2f} | {by[c]['cpu']:.0f}" if c in by
+            else " | | | " for c in concurrency
+        )  # fmt: skip
         lines.append(f"| {name} | {cells} | {told['facts'][name]['memory']:.0f} | {told['facts'][name]['cold']:.2f} |")
-    ours = medians.get("undrift")
-    peers = {name: by for name, by in medians.items() if name in PEERS}
-    for c in concurrency if ours else ():
+    ours = found.get("undrift", {})
+    for c in [c for c in concurrency if c in ours]:
+        peers = {name: by for name, by in found.items() if name in PEERS and c in by}
         if peers:
             rate = max(by[c]["rate"] for by in peers.values())
             p50, p99 = (min(by[c][p] for by in peers.values()) for p in ("p50", "p99"))
@@ -106,8 +145,10 @@ def show(told: dict[str, Any], concurrency: list[int]) -> str:
                 f"\nat {c}: {ours[c]['rate'] / rate:.1f} times the best peer's requests a second; p50 "
                 f"{ours[c]['p50'] / p50:.3f} and p99 {ours[c]['p99'] / p99:.3f} of the best peer's"
             )
-        if "hand" in medians:
-            lines.append(f"\nat {c}: {ours[c]['rate'] / medians['hand'][c]['rate']:.2f} of the hand-made server's")
+        if c in found.get("hand", {}):
+            lines.append(f"\nat {c}: {ours[c]['rate'] / found['hand'][c]['rate']:.2f} of the hand-made server's")
+        if c in found.get("undrift-2", {}):
+            lines.append(f"\nat {c}: two workers {found['undrift-2'][c]['rate'] / ours[c]['rate']:.2f} times one")
     return "\n".join(lines)
 
 
@@ -120,16 +161,20 @@ def tail(model: Path, name: str, seconds: float, load: float = 0.5) -> str:
             script = script_of(server, model, Path(scratch))
             ask(server, script, 16, 2)
             bears = ask(server, script, 16, 3)["rate"]
-            rows, columns = rows_of(model)
-            bodies = [json.dumps(server.body(row, columns, n)).encode() for n, row in enumerate(rows)]
-            began = server.memory()
-            sent = offered(server.port, server.path, bodies, rate=bears * load, seconds=seconds, connections=16)
-            times = sorted(sent)
+            bodies = [body.encode() for body in bodies_of(server, model)]
+            began, memory, times = server.memory(), [], []
+            for _ in range(PARTS):  # memory in between shows whether it grows for ever
+                more = offered(
+                    server.port, server.path, bodies, rate=bears * load, seconds=seconds / PARTS, connections=16
+                )
+                times += more
+                memory.append(server.memory())
+            times.sort()
             at = {p: times[min(len(times) - 1, int(len(times) * p / 100))] * 1e3 for p in (50, 99, 99.9)}
             return (
                 f"{name}, {model.name}: {len(times) / seconds:,.0f} requests a second offered of {bears:,.0f}: p50 "
                 f"{at[50]:.2f} ms, p99 {at[99]:.2f} ms, p99.9 {at[99.9]:.2f} ms ({at[99.9] / at[50]:.1f} times p50); "
-                f"memory {began:.1f} MiB before, {server.memory():.1f} after"
+                f"memory {began:.1f} MiB before, then {', '.join(f'{each:.1f}' for each in memory)}"
             )
         finally:
             server.down()
@@ -137,25 +182,32 @@ def tail(model: Path, name: str, seconds: float, load: float = 0.5) -> str:
 
 def main() -> None:
     """Run what is asked for and print it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["table", "tail"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["table", "workers", "tail", "show"])
     parser.add_argument("--model", default="trees", choices=["trees", "native", "logistic", "lightgbm"])
-    parser.add_argument("--servers", default=",".join(["undrift", "hand", *PEERS]))
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--servers", default="")
+    parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--connections", default="1,16,64")
+    parser.add_argument("--into", type=Path, default=BENCH / "serving.jsonl")
     options = parser.parse_args()
+    if options.what == "show":
+        show_all(options.into)
+        return
     models = BENCH / "models"
     subprocess.run([sys.executable, Path(__file__).with_name("models.py"), models], check=True)
-    model, names = models / options.model, options.servers.split(",")
+    model, names = models / options.model, [name for name in options.servers.split(",") if name]
     concurrency = [int(c) for c in options.connections.split(",")]
     print(f"# {options.what} {options.model}: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
           f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")  # fmt: skip
-    if options.what == "table":
-        print(show(table(model, names, options.rounds, options.seconds, concurrency), concurrency))
+    if options.what == "tail":
+        for name in names or ["undrift"]:
+            print(tail(model, name, options.seconds or 60.0))
+        return
+    if options.what == "workers":
+        measure(model, ["undrift", "undrift-2", "undrift", "undrift-2"], options.seconds or 8.0, [16], options.into, 64)
     else:
-        for name in names:
-            print(tail(model, name, options.seconds))
+        measure(model, names or ["undrift", "hand", *PEERS], options.seconds or 3.0, concurrency, options.into)
+    show_all(options.into)
 
 
 if __name__ == "__main__":

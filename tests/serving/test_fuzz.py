@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from servers import Routed, Server, flights, write_table  # isort: skip
 
-PATHS = ("/v1/models/flights:predict", "/v2/models/flights/infer", "/invocations", "/v1/models/flights/labels",
-         "/v1/models/flights/events", "/v1/sources/weather")  # fmt: skip
+PATHS = ("/v1/models/flights:predict", "/v1/models/delay:predict", "/v2/models/flights/infer", "/invocations",
+         "/v1/models/flights/labels", "/v1/models/flights/events", "/v1/sources/weather")  # fmt: skip
 NAMES = ("instances", "inputs", "columns", "data", "dataframe_split", "dataframe_records", "labels", "events", "rows",
          "flight", "at", "origin", "carrier", "distance", "hour", "tail", "name", "shape", "datatype")  # fmt: skip
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
-    | st.sampled_from(["AA", "JFK", "2013-04-01T00:00:00Z", "FP64", "BYTES", "f1"])
+    | st.floats(1e270, 1.7e308) | st.sampled_from(["AA", "JFK", "2013-04-01T00:00:00Z", "FP64", "BYTES", "f1"])
 )  # fmt: skip
 VALUES = st.recursive(
     SCALARS,
@@ -68,7 +68,7 @@ def check(client: httpx.Client, path: str, body: bytes) -> None:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, routed: Routed) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("fuzz")
-    write_table(folder / ".undrift/routing.json", 1, routed("r-one", "r-two", 50.0))
+    write_table(folder / ".undrift/routing.json", 1, routed("r-one", "r-two", 50.0), routed("r-delay", model="delay"))
     server = Server(folder)
     server.start()
     yield server

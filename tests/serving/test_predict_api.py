@@ -56,6 +56,17 @@ def post(live: Server, path: str, body: bytes, kind: str, **headers: str) -> Any
     return live.client.post(path, content=body, headers={"content-type": kind, **headers})
 
 
+def test_a_number_too_large_to_compute_with_is_the_requests_fault(live: Server) -> None:
+    far = {**flights(1)[0], "distance": 1e300}
+    answer = live.predict([flights(1)[0], far], model="delay")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("row 1: distance = 1e+300 is too large for the model to compute with")
+    explained = live.client.post("/v1/models/delay:explain", json={"instances": [far]}, timeout=60)
+    assert (explained.status_code, "1e+300" in explained.text) == (400, True)
+    large = {**far, "distance": 1e25}  # odd, and flagged, but the model has an answer
+    assert live.predict([large], model="delay").json()["rows"][0]["violations"] == ["distance>4983"]
+
+
 # TensorFlow Serving
 
 

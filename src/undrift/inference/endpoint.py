@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from undrift.capture.capture import PredictionRecord
 from undrift.develop.bundle import Interface
@@ -19,6 +19,7 @@ from undrift.errors import (
     ModelError,
     NotFoundError,
     OverloadError,
+    RequestError,
 )
 from undrift.ids import new_id, to_micros
 from undrift.inference.predictor import Outputs
@@ -27,9 +28,12 @@ from undrift.inference.router import Choice, Route, Variant, assign
 from undrift.inference.usage import Ledger, Usage
 from undrift.state.ports import Online
 
-__all__ = ["Answered", "Assigned", "Call", "Endpoint", "Row"]
+__all__ = ["Answered", "Assigned", "Call", "Endpoint", "Row", "refuse_far"]
 
 Values = dict[str, Any]
+
+FAR: Final = 1e30
+"""A model that fails on a larger number is not at fault: it computes in floats that end at 3e38."""
 
 
 class Call(NamedTuple):
@@ -156,6 +160,7 @@ class Endpoint:
         ------
         OverloadError : the champion's queue is full.
         DeadlineError : the time of the call has passed.
+        RequestError : the champion failed, and a number of the request is too far out to compute with.
         """
         ids, units, at, choices = self.assigned(rows, call)
         work = _Work(self, rows, call, online, ids, units, at, choices, clean)
@@ -178,6 +183,7 @@ class Endpoint:
         else:
             failure = await _outcome(work.run(self.champion, range(len(rows)), call.deadline))
         if isinstance(failure, ModelError):
+            refuse_far(rows)
             undone = [place for place in range(len(rows)) if work.answers[place] is None]
             work.fail(self.champion, undone, failure)
             return Answered([], [r for r in work.records if r.error is not None], failure)
@@ -206,6 +212,22 @@ class Endpoint:
         if value is None:
             return call.received_at
         return to_micros(value) if isinstance(value, datetime) else int(value)
+
+
+def refuse_far(rows: Sequence[Values]) -> None:
+    """Lay the failure of a model to the request if a number in it is so large that arithmetic overflows.
+
+    Raises
+    ------
+    RequestError : says which.
+    """
+    for place, row in enumerate(rows):
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and abs(value) > FAR:
+                raise RequestError(
+                    f"row {place}: {name} = {value:g} is too large for the model to compute with",
+                    hint="Numbers up to 1e30 are never refused for their size; a maximum in the contract says more.",
+                )
 
 
 async def _outcome(work: Coroutine[Any, Any, None]) -> ModelError | OverloadError | DeadlineError | None:

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from undrift.develop.explanation import Explanation
-from undrift.errors import RequestError
+from undrift.errors import ModelError, RequestError
 from undrift.inference.apart import Apart
-from undrift.inference.endpoint import Endpoint
+from undrift.inference.endpoint import Endpoint, refuse_far
 from undrift.inference.fed import fed
 from undrift.protocols import tensorflow
 from undrift.protocols.wire import decode, encode
@@ -69,9 +69,13 @@ class Explaining:
         about: list[dict[str, Any]] = [{} for _ in rows]
         for given in fed(endpoint, rows, asked.call, self._placement.online):
             placed = given.revision.placed
-            found = await self.apart.explain(
-                placed.path, given.columns, method=options.method, label=options.label, deadline=deadline
-            )
+            try:
+                found = await self.apart.explain(
+                    placed.path, given.columns, method=options.method, label=options.label, deadline=deadline
+                )
+            except ModelError:
+                refuse_far(rows)
+                raise
             for place, known, broken, explanation in zip(given.places, given.ids, given.violations, found, strict=True):
                 explanations[place] = explanation
                 about[place] = {
