@@ -12,6 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 REFERENCE_DAYS = 98
+WINDOWS = 200
+"""Days after the reference, each the end of a window."""
+WATCHED = 21
+"""Windows after the onset in which a change may be found."""
+DELAY = 3
+"""Days until a label is known."""
 ROWS = 500
 ONSET = 100
 LEVELS = 6
@@ -25,6 +31,17 @@ STRENGTHS = {
     "segment": (0.5, 1.0, 2.0),
     "concept": (0.4, 0.0, -0.8),
 }
+CHANGED = {
+    "mean": "n5",
+    "variance": "n6",
+    "category": "c1",
+    "missing": "n7",
+    "unit": "n8",
+    "correlation": "n1",
+    "segment": "n9",
+    "concept": "n2",
+}
+"""The column that changes: an alarm about another one finds nothing."""
 
 
 @dataclass(frozen=True)

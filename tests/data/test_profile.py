@@ -3,9 +3,11 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from undrift.data.profile import Profile
@@ -151,6 +153,36 @@ def test_a_stream_has_the_profile_of_the_whole_table() -> None:
     assert Profile.stream([]) == Profile()
     # without a reference the first part gives the edges
     assert Profile.stream(table).columns["x"].edges == Profile.of(table.slice(0, 1 << 18)).columns["x"].edges
+
+
+def test_a_parquet_file_has_the_profile_of_its_rows_whatever_its_row_groups(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    n = 1000
+    rows = pa.table(
+        {
+            "x": pa.array(np.where(rng.random(n) < 0.1, np.nan, rng.normal(size=n)), from_pandas=True),
+            "k": rng.integers(0, 5, n),
+            "s": pa.array([None if i % 7 == 0 else f"v{i % 3}" for i in range(n)]),
+            "b": pa.array(rng.random(n) < 0.3),
+        }
+    )
+    reference = Profile.of(rows)
+    for groups in (n, 300):
+        pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=groups)
+        found = Profile.of_parquet(tmp_path / "rows.parquet", edges_from=reference)
+        for name, column in found.columns.items():
+            for field in ("n", "nulls", "counts", "minimum", "maximum", "distinct", "common", "shapes"):
+                assert getattr(column, field) == getattr(reference.columns[name], field), (groups, name, field)
+            assert column.moments.mean == pytest.approx(reference.columns[name].moments.mean, abs=1e-9)
+        assert found.n == n
+    assert Profile.of_parquet(tmp_path / "rows.parquet").columns["x"].edges == reference.columns["x"].edges
+    pq.write_table(rows.slice(0, 0), tmp_path / "none.parquet")
+    assert Profile.of_parquet(tmp_path / "none.parquet", edges_from=reference).columns["s"].n == 0
+    (tmp_path / "text.parquet").write_text("x\n1\n")
+    with pytest.raises(DataError, match=r"text\.parquet cannot be read as Parquet"):
+        Profile.of_parquet(tmp_path / "text.parquet")
+    with pytest.raises(DataError, match=r"nobody\.parquet cannot be read"):
+        Profile.of_parquet(tmp_path / "nobody.parquet")
 
 
 def test_a_profile_of_a_later_format_is_refused() -> None:

@@ -14,7 +14,7 @@ from undrift.data.difference import MEASURES
 from undrift.errors import DeclarationError
 from undrift.finding import Finding, Verdict, Window
 from undrift.monitor.cells import Reference, Slots, reference_of
-from undrift.monitor.drift import judge_drift, usual_effect
+from undrift.monitor.drift import judge_drift
 from undrift.monitor.frames import columns_of
 from undrift.monitor.monitors import Monitor
 
@@ -113,34 +113,6 @@ def slots(shares: np.ndarray, n: int, rng: np.random.Generator) -> Slots:
     first = rng.binomial(n, np.clip(shares, 0, 1))
     at = np.arange(len(shares)) * 86_400_000_000 + int(START.timestamp() * 1e6)
     return Slots(at, np.column_stack([first, n - first]).astype(np.float64))
-
-
-def test_history_tells_how_days_differ_and_what_windows_of_a_week_add() -> None:
-    window = Window(START + timedelta(days=400), START + timedelta(days=407))
-    rng = np.random.default_rng(8)
-    plain = usual_effect(slots(np.full(400, 0.5), 1000, rng), window)
-    assert plain is not None
-    assert (plain.n, plain.days, plain.windows) == (400, pytest.approx(1.0, abs=0.15), pytest.approx(1.0, abs=0.3))
-    # days that differ by 0.05 each by itself: (0.5 * 0.5 / 1000 + 0.05^2) over 0.5 * 0.5 / 1000 = 11 rows count as one
-    apart = usual_effect(slots(0.5 + rng.normal(0, 0.05, 400), 1000, rng), window)
-    assert apart is not None
-    assert apart.days == pytest.approx(11, rel=0.15)
-    assert apart.windows == pytest.approx(11, rel=0.35)
-    # a weekly rhythm cancels out of weeks, and days that follow each other add to them
-    rhythm = usual_effect(slots(0.5 + 0.1 * np.sin(np.arange(400) * 2 * np.pi / 7), 1000, rng), window)
-    assert rhythm is not None
-    assert rhythm.windows < 2 < rhythm.days
-    shock = np.zeros(400)
-    for day in range(1, 400):
-        shock[day] = 0.8 * shock[day - 1] + rng.normal(0, 0.03)
-    follows = usual_effect(slots(0.5 + shock, 1000, rng), window)
-    assert follows is not None
-    assert follows.windows > 1.5 * follows.days
-
-
-def test_few_days_of_history_tell_nothing() -> None:
-    window = Window(START + timedelta(days=27), START + timedelta(days=34))
-    assert usual_effect(slots(np.full(27, 0.5), 1000, np.random.default_rng(1)), window) is None
 
 
 @pytest.mark.parametrize("measure", MEASURES)

@@ -155,6 +155,7 @@ def _kept(counts: dict[str, int], capacity: int, missed: int) -> FrequentValues:
 Hashes = NDArray[np.uint64]
 
 _HASHES: Final = 256
+_BLOCK: Final = 1 << 13
 _WHOLE: Final = 2.0**64
 
 
@@ -175,8 +176,14 @@ class DistinctValues(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, values: ArrayLike) -> DistinctValues:
         """Of numbers of any shape."""
-        x = np.ascontiguousarray(np.asarray(values, dtype=np.float64).ravel() + 0.0)
-        return cls._least(_mixed(x.view(np.uint64)))
+        x = np.ascontiguousarray(np.asarray(values, dtype=np.float64).ravel() + 0.0).view(np.uint64)
+        if x.size > 16 * _HASHES:  # most hashes lie above any possible answer: few are kept, a block that fits a cache
+            limit = np.uint64(_WHOLE * 8.0 * _HASHES / x.size)
+            blocks = (_mixed(x[k : k + _BLOCK]) for k in range(0, x.size, _BLOCK))
+            found = np.unique(np.concatenate([hashes[hashes <= limit] for hashes in blocks]))
+            if found.size >= _HASHES:
+                return cls(found[:_HASHES].astype("<u8").tobytes())
+        return cls._least(_mixed(x))
 
     @classmethod
     def of_texts(cls, values: pa.Array) -> DistinctValues:
@@ -185,11 +192,6 @@ class DistinctValues(msgspec.Struct, frozen=True):
 
     @classmethod
     def _least(cls, hashes: Hashes) -> DistinctValues:
-        if hashes.size > 16 * _HASHES:  # most values lie above any possible answer: look at few
-            few = hashes[hashes <= np.uint64(_WHOLE * min(1.0, 8.0 * _HASHES / hashes.size))]
-            found = np.unique(few)
-            if found.size >= _HASHES:
-                return cls(found[:_HASHES].astype("<u8").tobytes())
         return cls(np.unique(hashes)[:_HASHES].astype("<u8").tobytes())
 
     def __add__(self, other: DistinctValues) -> DistinctValues:
@@ -209,7 +211,8 @@ class DistinctValues(msgspec.Struct, frozen=True):
 
 def _mixed(x: Hashes) -> Hashes:
     """The finaliser of MurmurHash3 (Appleby 2011): every bit of the input moves half of the output's."""
-    h = x ^ (x >> np.uint64(33))
+    h = x >> np.uint64(33)
+    h ^= x
     h *= np.uint64(0xFF51AFD7ED558CCD)
     h ^= h >> np.uint64(33)
     h *= np.uint64(0xC4CEB9FE1A85EC53)

@@ -59,7 +59,8 @@ def tally(name: str, column: pa.ChunkedArray, edges: tuple[float, ...] | None) -
             nulls, infinite = nulls + absent, int(numbers.size - held.sum()) - absent
             numbers = numbers[held]
     ordered = np.sort(numbers)
-    exact = ordered.astype(np.float64) + 0.0 if ordered.dtype != np.float64 else ordered + 0.0
+    exact = ordered.astype(np.float64)
+    exact += 0.0  # a negative zero is a zero
     common = FrequentValues({}, _NUMBERS)
     if kind != "timestamp":
         common = _runs(ordered if ordered.dtype != np.float64 else exact)
@@ -107,9 +108,10 @@ def _runs(x: NDArray[Any]) -> FrequentValues:
     """
     if not x.size:
         return FrequentValues({}, _NUMBERS)
-    starts = np.flatnonzero(np.concatenate([[True], x[1:] != x[:-1]]))
-    if starts.size > _NUMBERS and starts.size == x.size:
+    begins = x[1:] != x[:-1]
+    if x.size > _NUMBERS and bool(begins.all()):
         return FrequentValues({}, _NUMBERS, 1)  # all different
+    starts = np.concatenate([[0], np.flatnonzero(begins) + 1])
     counts = np.diff(np.append(starts, x.size))
     top = np.arange(counts.size)
     if counts.size > _NUMBERS + 1:

@@ -1,15 +1,16 @@
 """Drift of inputs, features, scores and labels against the reference profile of the version that serves.
 
 A column drifts when its distance is beyond the practical size with confidence, and stays so. Rows of one day share
-their weather, and days are like their neighbours, so a window holds fewer independent rows than it has: counts are
-divided by the design effect that days and weeks show (Kish 1965), else everything would drift once n is large.
+their weather, and days are like their neighbours, so a window holds fewer independent rows than it has. How much its
+shares vary by themselves is known from weeks of kept profiles (noise.py), else from the days of the window alone (the
+design effect, Kish 1965); without that, everything would drift once n is large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -21,18 +22,17 @@ from undrift.ids import to_micros
 from undrift.monitor.cells import Reference, Slots, slots_of
 from undrift.monitor.frames import columns_of, inside, micros, outside
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
+from undrift.monitor.noise import Noise, by_day, noises, shares_of
 from undrift.stats.calibration import step_up
 from undrift.stats.distance import Distance
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CALIBRATION", "Effect", "judge_drift", "usual_effect"]
+__all__ = ["judge_drift"]
 
 FEWEST_ROWS: Final = 100
 DAY: Final = 86_400_000_000
-CALIBRATION: Final = 28
-"""Days before a window from which how they differ is known well enough."""
 
 Bools = NDArray[np.bool_]
 
@@ -93,19 +93,23 @@ def judge_drift(
             mine = rows["version"].to_numpy() == version if version is not None else np.ones(rows.num_rows, dtype=bool)
         which = sound & mine & outside(times, answers_spoiled) if name == "score" else sound
         series[name] = slots_of(reference[name], named[name], times, which, now)
-    usual = {name: usual_effect(slots, window) for name, slots in series.items()}
-    lasting = _lasting([effect for effect in usual.values() if effect is not None])
+    usual = noises(series, held_against, window)
+    candidates = list(watched)
 
     def beyond(level: float) -> int:
-        seen = (
-            _at(monitor, held_against[name], series[name], window.end, level, usual[name], lasting)[0]
-            for name in watched
-        )
-        return sum(distance is not None and distance.lower > monitor.size for distance in seen)
+        """How many are beyond; levels come from the gentlest on, and what is not beyond one is not beyond a stricter."""
+        still = []
+        for name in candidates:
+            held = _rows_of(monitor, series[name], window.end)
+            seen = _distance(monitor, held_against[name], held, level, usual.get(name))[0]
+            if seen is not None and seen.lower > monitor.size:
+                still.append(name)
+        candidates[:] = still
+        return len(still)
 
     alpha = step_up(beyond, alpha, len(watched))
     return [
-        _judge(monitor, name, held_against[name], series[name], usual[name], (alpha, tick, lasting), window)
+        _judge(monitor, name, held_against[name], series[name], usual.get(name), (alpha, tick), window)
         for name in watched
     ]
 
@@ -129,70 +133,30 @@ def _own_past(reference: Reference, slots: Slots, window: Window) -> Reference |
     return msgspec.structs.replace(reference, counts=tuple(counts.tolist()))
 
 
-class Effect(NamedTuple):
-    """How many rows count as one, seen in weeks before the window: by days, by whole windows, and days behind it."""
-
-    days: float
-    windows: float
-    n: int
-
-
-def usual_effect(slots: Slots, window: Window) -> Effect | None:
-    """The design effect of days and of windows before this one; None before there are `CALIBRATION` days.
-
-    From differences of neighbours (von Neumann 1941), so that a slow drift does not hide in it. Windows hold what days
-    do not show: days that are alike their neighbours (autocorrelation), or that cancel out (a weekly rhythm).
-    """
-    start, span = to_micros(window.start), to_micros(window.end) - to_micros(window.start)
-    held = slots.at < start
-    days = _grouped((slots.at[held] - start) // DAY, slots.cells[held])
-    if len(days) < CALIBRATION or len(days) * DAY < 3 * span:
-        return None
-    length = max(1, span // DAY)
-    reached = np.vstack([np.zeros(days.shape[1]), np.cumsum(days, axis=0)])
-    return Effect(_neighbours(days, 1), _neighbours(reached[length:] - reached[:-length], length), len(days))
-
-
-def _neighbours(table: Floats, apart: int) -> float:
-    """Variance of shares by differences of rows so far apart, against that of independent rows."""
-    rows = table.sum(axis=1)
-    shares = table / np.where(rows > 0, rows, 1.0)[:, None]
-    held = (rows[apart:] > 0) & (rows[:-apart] > 0)
-    if not held.any():
-        return 1.0
-    gaps = np.square(shares[apart:] - shares[:-apart]).sum(axis=1)[held]
-    whole = table.sum(axis=0) / rows.sum()
-    expected = float((whole * (1 - whole)).sum()) * (1 / rows[apart:][held] + 1 / rows[:-apart][held])
-    return float(gaps.sum() / expected.sum()) if expected.sum() > 0 else 1.0
-
-
-def _lasting(effects: Sequence[Effect]) -> float:
-    """What windows add to days, pooled over columns: the nine-tenths quantile, for a single column knows it badly."""
-    if not effects:
-        return 1.0
-    return float(np.quantile([e.windows / max(e.days, 1e-9) for e in effects], 0.9))
-
-
 def _judge(
     monitor: Monitor,
     name: str,
     reference: Reference,
     slots: Slots,
-    usual: Effect | None,
-    terms: tuple[float, timedelta, float],
+    usual: Noise | None,
+    terms: tuple[float, timedelta],
     window: Window,
 ) -> Finding:
     """Beyond the practical size with confidence at k of the last n ticks."""
-    alpha, tick, lasting = terms
-    seen: Distance | None = None
-    beyond, first, effect = 0, None, 1.0
-    cells = np.zeros(reference.size)
-    for back in reversed(range(monitor.lasting.n)):
-        end = window.end - back * tick
-        seen, effect, cells = _at(monitor, reference, slots, end, alpha, usual, lasting)
-        if seen is not None and seen.lower > monitor.size:
-            beyond += 1
-            first = first or end
+    alpha, tick = terms
+
+    def at(end: datetime) -> tuple[Distance | None, float, Floats]:
+        held = _rows_of(monitor, slots, end)
+        return *_distance(monitor, reference, held, alpha, usual), held[2]
+
+    seen, effect, cells = at(window.end)
+    first, bad = None, False
+    if seen is not None and seen.lower > monitor.size:
+        # an alarm is about the window that has just ended: earlier ones matter only if it is beyond
+        ends = [window.end - back * tick for back in range(1, monitor.lasting.n)]
+        before = [end for end in ends if (then := at(end)[0]) is not None and then.lower > monitor.size]
+        bad = 1 + len(before) >= monitor.lasting.k
+        first = min([window.end, *before])
     n = int(cells.sum())
     base, _, where = name.partition("[")
     segment = dict([where.rstrip("]").split("=", 1)]) if where else {}
@@ -209,7 +173,6 @@ def _judge(
             column=base,
             segment=segment,
         )
-    bad = seen.lower > monitor.size and beyond >= monitor.lasting.k
     why = (
         f"{name}: {_words(monitor, reference)} is {seen.value:.3f} (at least {max(seen.lower, 0.0):.3f}; tolerated "
         f"{monitor.size:g}; {window}, {_moved(reference, cells)})"
@@ -232,21 +195,11 @@ def _judge(
     )
 
 
-def _at(
-    monitor: Monitor,
-    reference: Reference,
-    slots: Slots,
-    end: datetime,
-    alpha: float,
-    usual: Effect | None,
-    lasting: float,
-) -> tuple[Distance | None, float, Floats]:
-    """The distance of the window that ends then, the design effect of its counts, and the counts."""
+def _rows_of(monitor: Monitor, slots: Slots, end: datetime) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """The window that ends then: the day of each slot, its counts, and all of them together."""
     held = inside(slots.at, end - monitor.span, end)
     table = slots.cells[held]
-    cells = table.sum(axis=0)
-    days = (slots.at[held] - to_micros(end)) // DAY
-    return *_distance(monitor, reference, (days, table, cells), alpha, usual, lasting), cells
+    return (slots.at[held] - to_micros(end)) // DAY, table, table.sum(axis=0)
 
 
 def _words(monitor: Monitor, reference: Reference) -> str:
@@ -260,33 +213,53 @@ def _distance(
     reference: Reference,
     seen: tuple[NDArray[np.int64], Floats, Floats],
     alpha: float,
-    usual: Effect | None,
-    lasting: float,
+    usual: Noise | None,
 ) -> tuple[Distance | None, float]:
-    """The distance of a window from the reference, counts divided by the design effect of days."""
+    """The distance of a window from the reference, and how many of its rows count as one."""
     days, table, counts = seen
-    count = np.unique(days).size  # slots without rows are not kept
+    count = int(np.count_nonzero(np.diff(days))) + 1 if days.size else 0  # slots without rows are not kept
     if counts.sum() < FEWEST_ROWS or count < FEWEST_DAYS["drift"] or reference.n < FEWEST_ROWS:
         return None, 1.0
     if usual is not None:
-        effect = max(1.0, usual.days * lasting) * _few_days(usual.n, alpha)
+        share = shares_of(reference, counts) / counts.sum()
+        chance = float((share * (1 - share)).sum()) / float(counts.sum())
+        effect = 1 + float(usual.variance.sum()) / chance if chance > 0 else 1.0
+        raised = effect * _few_days(int(usual.days), alpha)
     else:
-        effect = _design_effect(_grouped(days, table)) * _few_days(count, alpha)
+        raised = effect = _design_effect(by_day(days, table)) * _few_days(count, alpha)
     measure = monitor.distance or ("kolmogorov_smirnov" if reference.edges else "total_variation")
     if not reference.edges and measure in ("kolmogorov_smirnov", "wasserstein"):
         measure = "total_variation"
-    level = 1 - 2 * alpha  # one side of a two-sided interval
-    return between(np.asarray(reference.counts), counts, measure, level=level, design_effect=effect), effect
+    by_shares = usual is not None and measure in ("kolmogorov_smirnov", "total_variation")
+    alone = alpha / 2 if by_shares else alpha
+    level = 1 - 2 * alone  # one side of a two-sided interval
+    found = between(np.asarray(reference.counts), counts, measure, level=level, design_effect=raised)
+    if usual is not None and by_shares:
+        found = _by_shares(reference, counts, found, usual, alpha)
+    return found, effect
 
 
-def _grouped(days: NDArray[np.int64], table: Floats) -> Floats:
-    """Slots added up by day, the earliest first."""
-    place = np.unique(days, return_inverse=True)[1]
-    if len(place) == int(place.max(initial=-1)) + 1:
-        return table  # one slot a day
-    total = np.zeros((int(place.max(initial=-1)) + 1, table.shape[1]))
-    np.add.at(total, place, table)
-    return total
+def _by_shares(reference: Reference, counts: Floats, found: Distance, usual: Noise, alpha: float) -> Distance:
+    """The bounds of a distance that is at least the gap of any one share, where the noise of each share is known.
+
+    Kolmogorov-Smirnov is the largest gap of the shares below the cuts, total variation at least that of any category.
+    All are looked at together (Bonferroni); each with its own standard error, so that a tail or a rare category, which
+    varies little, is seen to move long before the middle is.
+    """
+    from scipy.special import stdtrit
+
+    n, m = reference.n, float(counts.sum())
+    before, now = (shares_of(reference, np.asarray(c)) for c in (reference.counts, counts))
+    gap = np.abs(now / m - before / n)
+    share = (now + 1) / (m + 2)  # a share of none has an error too (Agresti and Caffo 2000)
+    error = np.sqrt(usual.variance * (1 + m / n) + share * (1 - share) * (1 / m + 1 / n))
+    tests = 2 * len(gap) if reference.edges else 4 * len(gap)  # both sides; categories have a second bound
+    reach = float(stdtrit(usual.days - 1, 1 - alpha / tests)) * error
+    lower = float((gap - reach).max())
+    upper = found.value + float(reach.max() if reference.edges else reach.sum() / 2)
+    if not reference.edges:  # many categories that move a little
+        lower = max(lower, found.lower)
+    return msgspec.structs.replace(found, lower=min(max(0.0, lower), found.value), upper=min(1.0, upper))
 
 
 def _design_effect(table: Floats) -> float:

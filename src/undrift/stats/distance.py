@@ -290,8 +290,10 @@ def _distribution_functions(
     reference: ArrayLike, current: ArrayLike, reference_weights: ArrayLike | None, current_weights: ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, int, int]:
     """All distinct values, the gaps between them, both distribution functions at them, and both numbers of rows."""
-    x, y = finite(reference, "reference").ravel(), finite(current, "current").ravel()
-    values = np.unique(np.concatenate([x, y]))
+    x = finite(reference, "reference").ravel()
+    y = x if current is reference else finite(current, "current").ravel()
+    common = y is x and bool((x[1:] > x[:-1]).all())  # cells of one histogram
+    values = x if common else np.unique(np.concatenate([x, y]))
     f, n = _distribution_function(x, reference_weights, values, "reference")
     g, m = _distribution_function(y, current_weights, values, "current")
     return values, np.diff(values), f, g, n, m
@@ -306,7 +308,7 @@ def _distribution_function(
         w = finite(weights, f"{name} weights").ravel()
     if w.size != x.size or not x.size or (w < 0).any() or w.sum() <= 0:
         raise ValueError(f"{name} needs rows, and one weight >= 0 a value: got {x.size} values, {w.size} weights")
-    mass = np.bincount(np.searchsorted(values, x), weights=w, minlength=values.size)
+    mass = w if values is x else np.bincount(np.searchsorted(values, x), weights=w, minlength=values.size)
     # the last step is 1 by definition; a rounding error there would count as a difference
     return np.minimum(np.cumsum(mass) / w.sum(), 1.0), round(float(w.sum()))
 

@@ -1,0 +1,124 @@
+"""How much shares vary by themselves, on days of which it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from undrift.finding import Verdict, Window
+from undrift.monitor.cells import Reference, Slots
+from undrift.monitor.drift import judge_drift
+from undrift.monitor.monitors import Monitor
+from undrift.monitor.noise import noises
+
+START = datetime(2025, 1, 6, tzinfo=UTC)
+CUT = Reference(edges=(0.0,), counts=(50_000.0, 50_000.0))
+NORMAL_CUTS = tuple(float(x) for x in np.linspace(-1.6, 1.6, 19))
+
+
+def slots(shares: np.ndarray, n: int, rng: np.random.Generator) -> Slots:
+    """Days of ``n`` rows in two cells, the first holding a share of each day's own."""
+    first = rng.binomial(n, np.clip(shares, 0, 1))
+    at = np.arange(len(shares)) * 86_400_000_000 + int(START.timestamp() * 1e6)
+    return Slots(at, np.column_stack([first, n - first]).astype(np.float64))
+
+
+def deviation(made: Callable[[np.random.Generator], np.ndarray], days: int = 400) -> float:
+    """The standard deviation that weeks of such days are said to have beyond chance, of one column alone."""
+    rng = np.random.default_rng(8)
+    window = Window(START + timedelta(days=days), START + timedelta(days=days + 7))
+    found = noises({"x": slots(made(rng), 1000, rng)}, {"x": CUT}, window)["x"]
+    return float(np.sqrt(found.variance[0]))
+
+
+def follows(rng: np.random.Generator, sd: float = 0.03, rho: float = 0.8) -> np.ndarray:
+    shock = np.zeros(400)
+    for day in range(1, 400):
+        shock[day] = rho * shock[day - 1] + rng.normal(0, sd * np.sqrt(1 - rho**2))
+    return 0.5 + shock
+
+
+def test_the_noise_of_weeks_is_that_of_their_days() -> None:
+    # weeks of rows alone vary by sqrt(0.25 / 7000) = 0.006, which is chance and not noise
+    assert deviation(lambda rng: np.full(400, 0.5)) < 0.003
+    # a week of days that differ by 0.05 each by itself differs by 0.05 / sqrt(7)
+    assert deviation(lambda rng: 0.5 + rng.normal(0, 0.05, 400)) == pytest.approx(0.05 / 7**0.5, rel=0.15)
+    # a weekly rhythm cancels out of weeks: what is left is at most what its days would make if they came in any order
+    assert deviation(lambda rng: 0.5 + 0.1 * np.sin(np.arange(400) * 2 * np.pi / 7)) < 0.1 / 2**0.5 / 7**0.5
+    # days that follow each other by 0.8 add up: 0.03 * sqrt((7 + 2 * sum((7 - k) 0.8^k)) / 49) = 0.0232; weeks that
+    # are neighbours are alike too, which is not counted
+    assert 0.016 < deviation(follows) < 0.026
+
+
+def test_few_days_of_history_tell_nothing() -> None:
+    window = Window(START + timedelta(days=27), START + timedelta(days=34))
+    assert noises({"x": slots(np.full(27, 0.5), 1000, np.random.default_rng(1))}, {"x": CUT}, window) == {}
+
+
+def test_columns_lend_each_other_what_they_have_in_common_but_a_wild_one_is_taken_at_its_word() -> None:
+    rng = np.random.default_rng(4)
+    window = Window(START + timedelta(days=60), START + timedelta(days=67))
+    calm = {f"c{i}": slots(0.5 + rng.normal(0, 0.02, 60), 2000, rng) for i in range(20)}
+    alone = [float(noises({n: s}, {n: CUT}, window)[n].variance[0]) for n, s in calm.items()]
+    shared = noises(calm, dict.fromkeys(calm, CUT), window)
+    known = [float(each.variance[0]) for each in shared.values()]
+    assert np.mean(known) == pytest.approx(0.02**2 / 7, rel=0.25)
+    assert np.std(known) < np.std(alone) / 2
+    assert all(each.days == 20 * 60 for each in shared.values())
+    wild = calm | {"w": slots(0.5 + rng.normal(0, 0.1, 60), 2000, rng)}
+    found = noises(wild, dict.fromkeys(wild, CUT), window)
+    assert float(found["w"].variance[0]) == pytest.approx(0.1**2 / 7, rel=0.6)
+    assert float(found["c3"].variance[0]) < 0.1**2 / 7 / 3
+
+
+def counted(x: np.ndarray) -> np.ndarray:
+    return np.bincount(np.searchsorted(NORMAL_CUTS, x, side="right"), minlength=20).astype(np.float64)
+
+
+def weathered(days: int, columns: int, seed: int, widened: float = 1.0) -> dict[str, Slots]:
+    """Columns of 400 normal values a day whose mean follows the day before; the first is widened in the last week."""
+    rng = np.random.default_rng(seed)
+    at = np.arange(days) * 86_400_000_000 + int(START.timestamp() * 1e6)
+    found = {}
+    for column in range(columns):
+        level, rows = 0.0, []
+        for day in range(days):
+            level = 0.5 * level + rng.normal(0, 0.1)
+            wide = widened if column == 0 and day >= days - 7 else 1.0
+            rows.append(counted(level + wide * rng.normal(size=400)))
+        found[f"c{column}"] = Slots(at, np.array(rows))
+    return found
+
+
+def test_weather_raises_no_alarm_and_a_tail_that_grows_does() -> None:
+    reference = Reference(edges=NORMAL_CUTS, counts=tuple(counted(np.random.default_rng(1).normal(size=40_000))))
+    monitor = Monitor(name="d", kind="drift", history="60d", practical=0.005)
+    now = START + timedelta(days=67)
+    alarms = 0
+    for seed in range(10):
+        seen = weathered(67, 10, seed)
+        failing = [
+            f for f in judge_drift(monitor, _no_rows(), dict.fromkeys(seen, reference), now, history=seen)
+            if f.verdict is Verdict.FAIL
+        ]  # fmt: skip
+        alarms += len(failing)
+    # one alarm in 30 days is tolerated; these are 10 days
+    assert alarms <= 2
+    seen = weathered(67, 10, 3, widened=1.5)
+    found = judge_drift(monitor, _no_rows(), dict.fromkeys(seen, reference), now, history=seen)
+    assert [f.measurement.detail["column"] for f in found if f.verdict is Verdict.FAIL] == ["c0"]
+
+
+def _no_rows() -> object:
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "event_time": pa.array([], pa.timestamp("us", "UTC")),
+            "version": pa.array([], pa.int32()),
+            "score": pa.array([], pa.float64()),
+        }
+    )
