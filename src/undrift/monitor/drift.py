@@ -97,7 +97,7 @@ def judge_drift(
     candidates = list(watched)
 
     def beyond(level: float) -> int:
-        """How many are beyond; levels come from the gentlest on, and what is not beyond one is not beyond a stricter."""
+        """How many are beyond; levels come from the gentlest on: what is not beyond one is not beyond a stricter."""
         still = []
         for name in candidates:
             held = _rows_of(monitor, series[name], window.end)
