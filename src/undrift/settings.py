@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from undrift.errors import SettingsError
-from undrift.hosting import PLATFORM, ROUTE, from_platform
+from undrift.hosting import PLATFORM, ROUTE, SAFE_PORTS, from_platform, safe_port
 from undrift.ids import duration
 from undrift.sections import (
     AlertSettings,
@@ -265,6 +265,11 @@ def load(file: Path | None, environ: Mapping[str, str] | None = None) -> Setting
     root = str(file.resolve().parent) if file is not None else str(Path.cwd())
     settings = Settings(**sections, root=root, origins=origins)
     _check_values(settings)
+    serve = settings.serve
+    port = safe_port(os.environ if environ is None else environ, serve.grpc_port, serve.port)
+    if port != serve.grpc_port:
+        settings.origins["serve.grpc_port"] = SAFE_PORTS
+        settings = msgspec.structs.replace(settings, serve=msgspec.structs.replace(serve, grpc_port=port))
     return settings
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from undrift.capture.capture import PredictionRecord
 from undrift.capture.spool import SpoolReader
@@ -17,7 +19,7 @@ from undrift.errors import ServeError
 from undrift.serving.supervisor import supervise
 from undrift.settings import load
 
-from servers import Routed, Server, flights, write_table  # isort: skip
+from servers import Routed, Serve, Server, flights, write_table  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,29 @@ def test_calls_are_counted(live: Server, client: triton.InferenceServerClient) -
         return [line for line in text.splitlines() if 'route="grpc"' in line and 'code="200"' in line]
 
     live.wait(lines, "counted")
+
+
+def test_the_access_log_has_a_line_for_every_call(serve: Serve, routed: Routed, tmp_path: Path) -> None:
+    with (tmp_path / "access.log").open("wb") as out:
+        server = serve(routed("r-one"), settings="grpc_port = 0\n[observe]\naccess_log = true", stdout=out)
+        port = json.loads((server.folder / ".undrift/serve/address.json").read_text())["grpc_port"]
+        with triton.InferenceServerClient(f"127.0.0.1:{port}") as mine:
+            mine.infer("flights", tensors(), headers={"x-request-id": "called1"})
+            with pytest.raises(InferenceServerException, match="nowhere"):
+                mine.infer("nowhere", tensors())
+        assert server.stop() == 0
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    lines = [line for line in lines if line["route"] == "grpc"]
+    call = "/inference.GRPCInferenceService/ModelInfer"
+    assert [(line["method"], line["path"], line["status"]) for line in lines] == [
+        ("GRPC", call, "OK"), ("GRPC", call, "NOT_FOUND"),
+    ]  # fmt: skip
+    assert lines[0]["request_id"] == "called1"
+    assert (lines[0]["request_bytes"] > 100, lines[0]["response_bytes"] > 10, lines[1]["response_bytes"]) == (
+        True,
+        True,
+        0,
+    )
 
 
 def test_a_port_that_is_taken_is_told() -> None:

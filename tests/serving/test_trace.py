@@ -133,7 +133,14 @@ def test_a_sampled_request_is_a_span_of_its_callers_trace_and_lies_in_its_record
     server.predict(flights(1), traceparent=f"00-{TRACE}-{PARENT}-00")  # not sampled by its caller
     server.predict(flights(1))  # not sampled by chance
     assert server.stop() == 0
-    (span,) = taken
+    span = taken.pop()  # the last to end
+    assert [inner.name for inner in taken] == ["decode", "feature", "queue", "compute", "capture", "encode"]
+    assert {(inner.trace_id, inner.parent_span_id) for inner in taken} == {(span.trace_id, span.span_id)}
+    moments = [moment for inner in taken for moment in (inner.start_time_unix_nano, inner.end_time_unix_nano)]
+    assert moments == sorted(moments)  # one after the other
+    assert span.start_time_unix_nano <= moments[0]
+    assert moments[-1] <= span.end_time_unix_nano
+    assert {a.value.string_value for inner in taken for a in inner.attributes} == {"r-one"}
     assert (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()) == (TRACE, span_id, PARENT)
     assert span.name == "POST /v1/models/{name}:predict"
     said = {a.key: a.value.string_value or a.value.int_value for a in span.attributes}

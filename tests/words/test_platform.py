@@ -26,6 +26,24 @@ def test_sagemaker_moves_the_port_and_names_the_model() -> None:
     assert (serve.port, serve.model, serve.host) == (9001, "flights", "0.0.0.0")
 
 
+def test_sagemaker_says_how_many_workers_and_how_many_seconds() -> None:
+    serve = load(None, {"SAGEMAKER_MODEL_SERVER_WORKERS": "3", "SAGEMAKER_MODEL_SERVER_TIMEOUT": "20"}).serve
+    assert (serve.workers, serve.timeout_ms) == (3, 20_000)
+
+
+def test_a_further_port_is_one_of_those_that_sagemaker_allows() -> None:
+    told = {"SAGEMAKER_BIND_TO_PORT": "8081", "SAGEMAKER_SAFE_PORT_RANGE": "8081-8099"}
+    assert load(None, told).serve.grpc_port == -1
+    settings = load(None, {**told, "UNDRIFT_SERVE__GRPC_PORT": "0"})
+    assert (settings.serve.grpc_port, settings.origins["serve.grpc_port"]) == (8082, "SAGEMAKER_SAFE_PORT_RANGE")
+    assert load(None, {**told, "UNDRIFT_SERVE__GRPC_PORT": "8099"}).serve.grpc_port == 8099
+    with pytest.raises(SettingsError, match=r"SAGEMAKER_SAFE_PORT_RANGE: serve.grpc_port = 9000 must be in 8081-8099"):
+        load(None, {**told, "UNDRIFT_SERVE__GRPC_PORT": "9000"})
+    for unusable in ("all", "8081-8081", "9-8"):
+        with pytest.raises(SettingsError, match="must be two ports"):
+            load(None, {**told, "SAGEMAKER_SAFE_PORT_RANGE": unusable, "UNDRIFT_SERVE__GRPC_PORT": "0"})
+
+
 def test_a_variable_of_our_own_wins() -> None:
     told = {"AIP_HTTP_PORT": "8090", "UNDRIFT_SERVE__PORT": "7000", "UNDRIFT_SERVE__HOST": "127.0.0.1"}
     settings = load(None, told)
@@ -42,6 +60,7 @@ def test_without_them_nothing_changes() -> None:
     [
         ("AIP_HTTP_PORT", "many", "AIP_HTTP_PORT: serve.port"),
         ("AIP_HTTP_PORT", "70000", "0..65535"),
+        ("SAGEMAKER_MODEL_SERVER_TIMEOUT", "soon", "SAGEMAKER_MODEL_SERVER_TIMEOUT: serve.timeout_ms"),
         ("AIP_PREDICT_ROUTE", "predict", "must be a path"),
         ("AIP_HEALTH_ROUTE", "/{x}", "must be a path"),
     ],

@@ -28,7 +28,7 @@ from undrift.inference.router import Choice, Route, Variant, assign
 from undrift.inference.usage import Ledger, Usage
 from undrift.state.ports import Online
 
-__all__ = ["Answered", "Assigned", "Call", "Endpoint", "Row", "refuse_far"]
+__all__ = ["Answered", "Assigned", "Call", "Endpoint", "Row", "Stage", "refuse_far"]
 
 Values = dict[str, Any]
 
@@ -36,12 +36,17 @@ FAR: Final = 1e30
 """A model that fails on a larger number is not at fault: it computes in floats that end at 3e38."""
 
 
+Stage = tuple[str, str, float, float]
+"""What a request went through: name, revision, and when, from and to."""
+
+
 class Call(NamedTuple):
     """What surrounds the rows of one request.
 
     ``received_at`` is in microseconds; ``started`` and ``deadline`` are readings of ``time.monotonic()``. ``charged``
     takes whom the request is counted to and when its answer was there, for whoever writes it.
-    ``trace_id`` is that of the W3C trace context, if there is one.
+    ``trace_id`` is that of the W3C trace context, if there is one. ``stages``, where it is a list, takes what the
+    request went through.
     """
 
     request_id: str
@@ -50,6 +55,7 @@ class Call(NamedTuple):
     deadline: float
     charged: list[tuple[Usage, float]] | None = None
     trace_id: str = ""
+    stages: list[Stage] | None = None
 
 
 class Row(NamedTuple):
@@ -272,11 +278,31 @@ class _Work:
         flagged = None if same and self.clean else [list(revision.decoder.violations(row)) for row in rows]
         prepared = revision.prepare(rows, [self.at[place] for place in places], self.online)
         usage.feature += time.monotonic() - began
-        outputs = await revision.predict(prepared.columns, len(rows), deadline, usage)
+        stages = self.call.stages
+        if stages is None:
+            outputs = await revision.predict(prepared.columns, len(rows), deadline, usage)
+        else:
+            outputs = await self._traced(stages, revision, prepared, began, deadline)
         self._keep(revision, places, rows, flagged, prepared, outputs)
         usage.rows += len(rows)
         if flagged is not None:
             usage.flagged += sum(1 for each in flagged if each)
+
+    async def _traced(
+        self, stages: list[Stage], revision: Revision, prepared: Prepared, began: float, deadline: float
+    ) -> Outputs:
+        """Ask the model, and say when the request waited for it and when it ran."""
+        name, alone, asked = revision.placed.revision, Usage(), time.monotonic()
+        rows = len(prepared.features)
+        try:
+            return await revision.predict(prepared.columns, rows, deadline, alone)
+        finally:
+            begun = asked + alone.queue
+            stages += [
+                ("feature", name, began, asked), ("queue", name, asked, begun),
+                ("compute", name, begun, time.monotonic()),
+            ]  # fmt: skip
+            self.endpoint.usages[name].take(alone)
 
     def _keep(
         self,

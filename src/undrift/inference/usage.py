@@ -56,6 +56,17 @@ class Usage:
         self.batches[bisect_left(BATCH_ROWS, rows)] += 1
         self.batch_rows += rows
 
+    def take(self, other: Usage) -> None:
+        """Add what one request took of a model, where that was counted apart."""
+        self.queue += other.queue
+        self.compute += other.compute
+        self.model_cpu += other.model_cpu
+        self.apart_cpu += other.apart_cpu
+        self.cache_hits += other.cache_hits
+        self.cache_misses += other.cache_misses
+        self.batch_rows += other.batch_rows
+        self.batches = [a + b for a, b in zip(self.batches, other.batches, strict=True)]
+
     def finish(self, seconds: float) -> None:
         """Count one request."""
         self.requests += 1

@@ -96,8 +96,10 @@ class Api:
         CaptureError : they could not be captured and must be.
         OverloadError, DeadlineError : see `Endpoint.answer`.
         """
-        usage = endpoint.usage
-        usage.decode += time.monotonic() - call.started
+        usage, decoded = endpoint.usage, time.monotonic()
+        usage.decode += decoded - call.started
+        if call.stages is not None:
+            call.stages.append(("decode", endpoint.route.champion, call.started, decoded))
         usage.in_flight += 1
         try:
             answered = await endpoint.answer(rows, call, self._placement.online, clean=clean)
@@ -106,6 +108,7 @@ class Api:
             raise
         finally:
             usage.in_flight -= 1
+        computed = time.monotonic() if call.stages is not None else 0.0
         records = self._recorder.sample(endpoint.route.model, answered.records)
         try:
             if not await self._recorder.write(records):
@@ -116,6 +119,8 @@ class Api:
         if answered.failure is not None:
             notice("model error", model=endpoint.route.model, request_id=call.request_id, why=answered.failure.message)
             raise answered.failure
+        if call.stages is not None:
+            call.stages.append(("capture", endpoint.route.champion, computed, time.monotonic()))
         if call.charged is not None:  # to the version of the first row
             call.charged.append((endpoint.usages[answered.rows[0].revision], time.monotonic()))
         return answered

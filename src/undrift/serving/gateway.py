@@ -14,7 +14,7 @@ from undrift.capture.capture import Recorder
 from undrift.develop.upstream import TRACE
 from undrift.errors import RequestError, UndriftError
 from undrift.ids import new_id
-from undrift.inference.endpoint import Call
+from undrift.inference.endpoint import Call, Stage
 from undrift.inference.usage import Usage
 from undrift.protocols.wire import encode, error_body, status_of
 from undrift.serving.access_log import AccessLog
@@ -25,7 +25,7 @@ from undrift.serving.paths import Asked, Path, Paths
 from undrift.serving.placement import Placement
 from undrift.serving.predict_api import PredictApi
 from undrift.serving.telemetry import Meters, notice
-from undrift.serving.trace import Span, Trace, Tracing
+from undrift.serving.trace import Span, Trace, Tracing, within
 from undrift.settings import Settings
 
 __all__ = ["Gateway"]
@@ -124,11 +124,12 @@ class Gateway:
         trace = self._tracing.begin(headers)
         TRACE.set(trace.headers)
         request_id = _request_id(headers)
+        stages: list[Stage] | None = [] if trace.sampled and self._tracing.spans is not None else None
         found = self._paths.find(request.target)
         path = found.by_method[request.method]
         try:
             deadline = started + self._seconds(headers)
-            call = Call(request_id, began // 1000, started, deadline, charged, trace.trace_id)
+            call = Call(request_id, began // 1000, started, deadline, charged, trace.trace_id, stages)
             reply = await path.handler(Asked(found.parts, request.body, call, headers, found.query))
         except UndriftError as error:
             reply = self._failed(error)
@@ -139,14 +140,25 @@ class Gateway:
         for usage, ready in charged:
             usage.encode += now - ready
             usage.finish(now - started)
+            if stages is not None:
+                stages.append(("encode", stages[0][1], ready, now))
         self._meters.route(path.label).count(reply.status, now - started)
         if trace.sampled or self._log is not None:
-            self._tell(request, reply, path, request_id, trace, began, now - started)
+            inside = within(stages or (), started, began)
+            self._tell(request, reply, path, request_id, trace, began, now - started, inside)
         more = (*self._usual(request_id, reply.epoch), *trace.headers, *reply.headers)
         return Reply(reply.status, reply.body, more, reply.type, reply.close)
 
     def _tell(
-        self, request: Request, reply: Reply, path: Path, request_id: str, trace: Trace, began: int, seconds: float
+        self,
+        request: Request,
+        reply: Reply,
+        path: Path,
+        request_id: str,
+        trace: Trace,
+        began: int,
+        seconds: float,
+        inside: Sequence[Span],
     ) -> None:
         """Write the line and send the spans of one request."""
         target = self._paths.find(request.target).path[:200]
@@ -170,7 +182,8 @@ class Gateway:
             "undrift.request_id": request_id,
         }
         name = f"{request.method} {path.pattern}"
-        self._tracing.end(trace, Span(name, began, began + int(seconds * 1e9), attributes, failed=reply.status >= 500))
+        whole = Span(name, began, began + int(seconds * 1e9), attributes, failed=reply.status >= 500)
+        self._tracing.end(trace, whole, inside)
 
     def _usual(self, request_id: str, epoch: int | None) -> tuple[tuple[bytes, bytes], ...]:
         """The headers of every answer."""

@@ -16,15 +16,16 @@ import grpc.aio
 from undrift.develop.upstream import TRACE
 from undrift.errors import ServeError, UndriftError
 from undrift.ids import new_id
-from undrift.inference.endpoint import Call
+from undrift.inference.endpoint import Call, Stage
 from undrift.inference.usage import Usage
 from undrift.protocols import open_inference
 from undrift.protocols import open_inference_messages as messages
 from undrift.protocols.tensors import outputs_of, selected
 from undrift.protocols.wire import GRPC, error_body, grpc_status_of
+from undrift.serving.access_log import AccessLog
 from undrift.serving.api import Api
 from undrift.serving.telemetry import Meters, notice
-from undrift.serving.trace import Span, Tracing
+from undrift.serving.trace import Span, Tracing, within
 from undrift.settings import Settings
 
 __all__ = ["GrpcServer"]
@@ -43,10 +44,14 @@ class GrpcServer:
     ----------
     settings : bounds of bodies and time.
     api : what every protocol ends in.
+    log : the access log, if there is one.
     """
 
-    def __init__(self, settings: Settings, api: Api, meters: Meters, tracing: Tracing) -> None:
+    def __init__(
+        self, settings: Settings, api: Api, meters: Meters, tracing: Tracing, log: AccessLog | None = None
+    ) -> None:
         self._serve, self._api, self._meters, self._tracing = settings.serve, api, meters, tracing
+        self._log = log
         limit = self._serve.max_body_bytes
         self._server = grpc.aio.server(
             options=[
@@ -104,7 +109,8 @@ class GrpcServer:
             seconds = self._serve.timeout_ms / 1000
             deadline = started + (seconds if left is None else min(left, seconds))
             charged: list[tuple[Usage, float]] = []
-            call = Call(request_id, began // 1000, started, deadline, charged, trace.trace_id)
+            stages: list[Stage] | None = [] if trace.sampled and self._tracing.spans is not None else None
+            call = Call(request_id, began // 1000, started, deadline, charged, trace.trace_id, stages)
             back = [("x-request-id", request_id), *((k.decode(), v.decode()) for k, v in trace.headers)]
             await context.send_initial_metadata(back)
             response, status, details = response_type(), "OK", ""
@@ -119,10 +125,24 @@ class GrpcServer:
             for usage, ready in charged:
                 usage.encode += now - ready
                 usage.finish(now - started)
+                if stages is not None:
+                    stages.append(("encode", stages[0][1], ready, now))
             self._meters.route("grpc").count(GRPC[status], now - started)
             attributes = {"rpc.system": "grpc", "rpc.method": name, "undrift.request_id": request_id}
             whole = Span(f"{messages.SERVICE}/{name}", began, time.time_ns(), attributes, failed=status == "INTERNAL")
-            self._tracing.end(trace, whole)
+            self._tracing.end(trace, whole, within(stages or (), started, began))
+            if self._log is not None:
+                self._log.add(
+                    method="GRPC",
+                    path=f"/{messages.SERVICE}/{name}",
+                    route="grpc",
+                    status=status,
+                    ms=round((now - started) * 1000, 3),
+                    request_bytes=request.ByteSize(),
+                    response_bytes=response.ByteSize() if status == "OK" else 0,
+                    request_id=request_id,
+                    trace_id=trace.trace_id or None,
+                )
             if status != "OK":
                 await context.abort(grpc.StatusCode[status], details)
             return response

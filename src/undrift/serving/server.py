@@ -91,7 +91,7 @@ async def _work(settings: Settings, number: int, listening: socket.socket) -> No
     grpc: Any = None
     if serve.grpc_port >= 0:
         grpc = resolve_path("undrift.serving.grpc_server:GrpcServer", wanted_for="serve.grpc_port", extra="grpc")(
-            settings, app.api, meters, tracing
+            settings, app.api, meters, tracing, log
         )
     listener = Listener(app, listening, max_body=serve.max_body_bytes, slow_seconds=serve.timeout_ms / 1000)
     told_to_end = asyncio.Event()

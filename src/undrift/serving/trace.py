@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from undrift.plugins import resolve_path
 from undrift.settings import ObserveSettings
 
-__all__ = ["NO_TRACE", "Span", "Spans", "Trace", "Tracing", "parse"]
+__all__ = ["NO_TRACE", "Span", "Spans", "Trace", "Tracing", "parse", "within"]
 
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _STATE: Final = re.compile(rb"[\x20-\x7e]{0,512}")
@@ -59,6 +59,19 @@ class Span(NamedTuple):
     end: int
     attributes: Mapping[str, Any]
     failed: bool = False
+
+
+def within(stages: Sequence[tuple[str, str, float, float]], started: float, begin: int) -> list[Span]:
+    """The spans inside a request's: what it went through, by readings of the clock that ``started`` was read from.
+
+    Parameters
+    ----------
+    begin : nanoseconds since 1970 at ``started``.
+    """
+    return [
+        Span(name, begin + int((since - started) * 1e9), begin + int((until - started) * 1e9), {"undrift.revision": by})
+        for name, by, since, until in stages
+    ]
 
 
 class Spans(Protocol):
