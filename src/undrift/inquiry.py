@@ -21,7 +21,7 @@ from undrift.deploy.replay import Replayed, changed, rejudge
 from undrift.deploy.rollout import Exposure, Rollout, RolloutState
 from undrift.deploy.routes import rollout_of
 from undrift.deploy.strategy import frozen_until
-from undrift.errors import NotFoundError
+from undrift.errors import NotFoundError, UndriftError
 from undrift.event import Event
 from undrift.explanations import explanation_of
 from undrift.finding import Report
@@ -75,6 +75,7 @@ def status(project: Project) -> dict[str, Any]:
             "applied": None if applied is None else applied["hash"] == model.hash,
             "champion": None if route is None else route.get("champion_version"),
             "revision": None if route is None else route.get("champion"),
+            "served_as": _served_as(project, route),
             "versions": len(project.versions(name)),
             "rollout": running[0] if running else None,
             "incidents": open_incidents(incidents, name),
@@ -97,6 +98,17 @@ def status(project: Project) -> dict[str, Any]:
         },
         "sinks": sinks_status(project),
     }
+
+
+def _served_as(project: Project, route: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The form in which a champion serves, and what the comparison with the original and quantising gave."""
+    if route is None or not route.get("champion"):
+        return None
+    try:
+        manifest = project.manifest(route["champion"])
+    except UndriftError:  # status tells the rest
+        return None
+    return {"native": manifest.native, "compiled": manifest.compiled}
 
 
 def _moment(micros: int | None) -> str | None:

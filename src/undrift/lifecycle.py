@@ -122,12 +122,14 @@ def _ensure_applied(project: Project, model: Model, actor: str) -> None:
 
 
 def train(
-    project: Project, model: str = "", *, actor: str, why: str = "", source: str = "train", say: Say = lambda line: None
-) -> Trained:
+    project: Project, model: str = "", *, actor: str, why: str = "", source: str = "train", quantise: bool = False,
+    say: Say = lambda line: None,
+) -> Trained:  # fmt: skip
     """Train a version on the declared data, judge it by the gate, and register it unless it fails.
 
     Parameters
     ----------
+    quantise : as if the model declared it: 8-bit weights for a compiled network that judges as well with them.
     say : takes one line per stage, for progress.
 
     Raises
@@ -169,7 +171,7 @@ def train(
         dataset_hash=prepared.dataset_hash,
         code=transform_code(project, declared),
         root=project.root,
-        quantised=declared.quantise,
+        quantised=declared.quantise or quantise,
         say=say,
     )
     say("judging")
@@ -262,13 +264,15 @@ def _register(
 
 
 def adopt(
-    project: Project, path: str, example: pa.Table | Path, *, model: str = "", actor: str, why: str = ""
-) -> Trained:
+    project: Project, path: str, example: pa.Table | Path, *, model: str = "", actor: str, why: str = "",
+    quantise: bool = False,
+) -> Trained:  # fmt: skip
     """Register an existing model (a file, an MLflow model folder, ``models:/NAME@ALIAS``) as a version.
 
     Parameters
     ----------
     example : rows as requests will send them, with labels if there are any.
+    quantise : as for `train`.
 
     Raises
     ------
@@ -294,7 +298,7 @@ def adopt(
         interface=interface,
         registry=project.registry if path.startswith("models:/") else None,
         code=transform_code(project, declared),
-        quantised=declared.quantise,
+        quantised=declared.quantise or quantise,
     )
     metrics: dict[str, float] = {}
     baseline = None

@@ -22,9 +22,10 @@ import pyarrow as pa
 import pytest
 
 from undrift.develop.adoption import adopt
-from undrift.develop.upstream import Column, Upstream, UpstreamModel, read_upstream
+from undrift.develop.upstream import TRACE, Column, Upstream, UpstreamModel, read_upstream
 from undrift.errors import CorruptModelError, ModelError, PredictionError, SettingsError, UntrustedModelError
 from undrift.inference.predictor import NativePredictor, load
+from undrift.serving.telemetry import Meters
 from undrift.settings import TrustSettings
 
 TRUST = TrustSettings(formats=("onnx", "upstream"))
@@ -202,6 +203,43 @@ def test_what_the_server_refuses_is_not_asked_again_and_opens_nothing(fake: Fake
         with pytest.raises(PredictionError, match=r"answered 400.*unexpected shape"):
             asked.predict_proba(rows((1.0, "a")))
     assert (len(fake.asked), asked.breaker.state) == (3, "closed")
+
+
+def test_the_trace_a_call_is_made_for_is_passed_on_to_every_row(fake: Fake) -> None:
+    header = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    fake.answer = lambda path, body: (200, completion("yes"))
+    asked = model(fake, "openai")
+    asked.predict_proba(rows((1.0, "a")))
+    token = TRACE.set(((b"traceparent", header), (b"tracestate", b"a=1")))
+    asked.predict_proba(rows((1.0, "a"), (2.0, "b")))  # rows of a chat are asked from threads
+    TRACE.reset(token)
+    sent = [{k.lower(): v for k, v in headers.items()} for _, _, headers in fake.asked]
+    assert "traceparent" not in sent[0]
+    assert [(one["traceparent"], one["tracestate"]) for one in sent[1:]] == [(header.decode(), "a=1")] * 2
+
+
+def test_calls_are_counted_by_how_they_ended_and_told_as_metrics(fake: Fake) -> None:
+    asked = model(fake, output="score", failures=2, retries=1)
+    fake.answer = v2
+    asked.predict_proba(rows((1.0, "a")))
+    fake.answer = lambda path, body: (400, {"error": "unexpected shape"})
+    with pytest.raises(PredictionError):
+        asked.predict_proba(rows((1.0, "a")))
+    fake.answer = lambda path, body: (503, {})
+    for _ in range(3):
+        with pytest.raises(PredictionError):
+            asked.predict_proba(rows((1.0, "a")))
+    assert (asked.asked, asked.failed, asked.retried, asked.breaker.refused) == (4, 2, 2, 1)
+    meters = Meters()
+    meters.upstreams["r-one"] = ("good", 3, asked)
+    told = meters.exposition().decode()
+    role = 'model="good",version="3",worker="0"'
+    for outcome, n in (("ok", 2), ("failed", 2), ("not_sent", 1)):
+        line = f'undrift_upstream_calls_total{{model="good",outcome="{outcome}",version="3",worker="0"}} {n}.0'
+        assert line in told
+    assert f"undrift_upstream_retries_total{{{role}}} 2.0" in told
+    assert f"undrift_upstream_circuit_opened_total{{{role}}} 1.0" in told
+    assert f"undrift_upstream_circuit_open{{{role}}} 1.0" in told
 
 
 def test_a_slow_server_is_not_asked_twice(fake: Fake) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import joblib
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from rich.console import Console
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from undrift import lifecycle, releases, scoring
+from undrift import inquiry, lifecycle, releases, scoring
+from undrift.app import render
 from undrift.assembly import read_table, transform_code
 from undrift.candidates import prepare
 from undrift.errors import ConflictError, ContractError, DataError, DeclarationError, NotFoundError, UntrustedModelError
@@ -229,6 +235,32 @@ def test_an_adopted_model_is_judged_and_served_with_its_features(project: Projec
         releases.promote(opened, actor=ME)
         found = scoring.score(opened, read_table(opened.root, "rides.parquet").slice(2000, 20))
         assert found["score"].null_count == 0, "its transforms travel with it"
+
+
+def test_a_network_is_quantised_when_asked_and_status_says_what_that_gave(project: Project, tmp_path: Path) -> None:
+    rides = prepare(project, project.model(), read_table(project.root, "rides.parquet"), actor=ME).table
+    names = [given.name for given in project.model().interface().inputs]
+    X = np.column_stack([rides[name].to_numpy().astype(float) for name in names])
+    layers = MLPClassifier((96, 96), tol=1.0, n_iter_no_change=3, random_state=0)
+    network = make_pipeline(SimpleImputer(), StandardScaler(), layers).fit(X, rides["late"].to_numpy())
+    joblib.dump(network, tmp_path / "network.joblib")
+    with trusting(project) as opened:
+        plain = inquiry.status(opened)["models"]["rides"]["served_as"]
+        assert "quantised" not in plain["compiled"]
+        done = lifecycle.adopt(
+            opened, str(tmp_path / "network.joblib"), opened.root / "rides.parquet", actor=ME, quantise=True
+        )
+        said = done.compiled["quantised"]
+        assert said["held"], said["reason"]
+        releases.promote(opened, actor=ME, why="smaller", force=True)
+        status = inquiry.status(opened)
+    shown = status["models"]["rides"]["served_as"]["compiled"]["quantised"]
+    assert shown == msgspec.json.decode(msgspec.json.encode(said))
+    told = Console(width=200, file=io.StringIO())
+    told.print(render.status(status))
+    before, after = said["bytes"]
+    assert after < before / 2
+    assert f"quantised: {before / 1e3:,.0f} to {after / 1e3:,.0f} kB" in told.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_an_adopted_model_without_labels_is_registered_unjudged(project: Project, pickled: Path) -> None:

@@ -16,6 +16,7 @@ from undrift.app.terminal import (
     JsonOption,
     ModelArgument,
     ProjectOption,
+    QuantiseOption,
     VersionOption,
     WhyOption,
     actor,
@@ -31,6 +32,7 @@ from undrift.finding import Verdict
 
 def train(
     model: ModelArgument = "",
+    quantise: QuantiseOption = False,
     project: ProjectOption = Path(),
     who: AsOption = "",
     why: WhyOption = "",
@@ -50,7 +52,7 @@ def train(
 
     with open_project(project) as opened:
         with progress("opening the project") as say:
-            trained = lifecycle.train(opened, model, actor=actor(who), why=why, say=say)
+            trained = lifecycle.train(opened, model, actor=actor(who), why=why, quantise=quantise, say=say)
         champion = opened.route(trained.model)
     crowned = champion is not None and bool(champion["champion"])
     show(render.plain_trained(trained), lambda: render.trained(trained, champion=crowned), json=json)

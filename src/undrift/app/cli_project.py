@@ -12,6 +12,7 @@ from undrift.app.terminal import (
     AsOption,
     JsonOption,
     ProjectOption,
+    QuantiseOption,
     WhyOption,
     actor,
     progress,
@@ -116,6 +117,7 @@ def adopt(
     task: Annotated[
         Task | None, typer.Option("--task", help="What kind of prediction, if the label's type does not tell.")
     ] = None,
+    quantise: QuantiseOption = False,
     project: ProjectOption = Path(),
     who: AsOption = "",
     why: WhyOption = "",
@@ -140,7 +142,7 @@ def adopt(
         say("opening the model, compiling it, comparing the answers")
         opened, made = scaffold.project_for(project, source, example, rows, label=label, name=name, task=task)
         with opened:
-            trained = lifecycle.adopt(opened, source, rows, model=name, actor=actor(who), why=why)
+            trained = lifecycle.adopt(opened, source, rows, model=name, actor=actor(who), why=why, quantise=quantise)
             route = opened.route(trained.model)
     crowned = route is not None and bool(route["champion"])
     value = {"project": made, "adopted": render.plain_trained(trained)}

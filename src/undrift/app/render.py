@@ -216,13 +216,13 @@ def trained(made: Trained, *, champion: bool) -> RenderableType:
     return Group(*parts, Text(_next_step(made, champion)))
 
 
-def _served_as(compiled: Mapping[str, Any]) -> str:
+def _served_as(compiled: Mapping[str, Any], native: str = "its own format") -> str:
     if "held" not in compiled:  # an ONNX file of others' serves as it is
-        return "its own format" + _quantised(compiled.get("quantised"))
+        return native + _quantised(compiled.get("quantised"))
     if compiled["held"]:
         form = f"ONNX (differs by at most {compiled.get('max_difference', 0.0):.2g} on {compiled.get('rows', 0)} rows)"
         return form + _quantised(compiled.get("quantised"))
-    return f"its own format: {compiled.get('reason', 'not compiled')}"
+    return f"{native}: {compiled.get('reason', 'not compiled')}{_quantised(compiled.get('quantised'))}"
 
 
 def _quantised(said: Mapping[str, Any] | None) -> str:
@@ -338,6 +338,7 @@ def _model_lines(model: Mapping[str, Any]) -> list[tuple[str, Any]]:
     declared = {None: "never applied", True: "in effect", False: "changed since they were applied (undrift plan)"}
     lines: list[tuple[str, Any]] = [
         ("champion", champion),
+        *([("served as", _served_as(**model["served_as"]))] if model.get("served_as") else []),
         ("versions", model["versions"]),
         ("declarations", declared[model["applied"]]),
     ]

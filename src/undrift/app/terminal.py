@@ -40,6 +40,7 @@ __all__ = [
     "JsonOption",
     "ModelArgument",
     "ProjectOption",
+    "QuantiseOption",
     "VersionOption",
     "WhyOption",
     "actor",
@@ -84,6 +85,9 @@ VersionOption = Annotated[
 ]
 AsOption = Annotated[
     str, typer.Option("--as", metavar="WHO", help="Who is acting, for the record; you ($USER) if left out.")
+]
+QuantiseOption = Annotated[
+    bool, typer.Option("--quantise", help="Give a compiled network 8-bit weights, if it judges as well with them.")
 ]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, kept with the event.")]
 

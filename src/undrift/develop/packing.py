@@ -147,7 +147,8 @@ def pack(
         inputs=Profile.of(inputs_of.select([i.name for i in interface.inputs])),
         outcomes=Profile.of(_outcomes(scored, label)),
     )
-    explaining, problem = _explaining(interface, predict, inputs_of, columns, outputs)
+    background = Background.of_table(interface, inputs_of)
+    explaining, problem = _explaining(interface, predict, background, columns, outputs)
     if problem:
         said["unexplained"] = problem
     with tempfile.TemporaryDirectory(prefix="undrift-bundle-") as name:
@@ -158,7 +159,7 @@ def pack(
             native=manifest.native,
             models=models,
             profile=reference.to_json(),
-            golden=_golden(interface, predict, rows, outputs),
+            golden=_golden(interface, predict, rows, outputs, background),
             code=code,
             compiled=compiled,
             trained=said,
@@ -227,10 +228,9 @@ def _forms(
 
 
 def _explaining(
-    interface: Interface, predict: Predict, inputs_of: pa.Table, columns: Mapping[str, Any], outputs: Sequence[str]
+    interface: Interface, predict: Predict, background: Background, columns: Mapping[str, Any], outputs: Sequence[str]
 ) -> tuple[dict[str, bytes], str]:
     """The files that explanations need, and why one of them could not be made."""
-    background = Background.of_table(interface, inputs_of)
     files = {BACKGROUND_FILE: msgspec.json.encode(background)}
     try:
         found = importance_of(
@@ -254,12 +254,23 @@ def _outcomes(scored: Scored, label: NDArray[Any] | None) -> pa.Table:
     return pa.table(columns)
 
 
-def _golden(interface: Interface, predict: Predict, rows: pa.Table, outputs: Sequence[str]) -> list[GoldenRow]:
-    """Some rows spread over time, and copies of some with all values absent that may be, asked as serving will ask."""
+def _golden(
+    interface: Interface, predict: Predict, rows: pa.Table, outputs: Sequence[str], background: Background
+) -> list[GoldenRow]:
+    """Some rows spread over time, and copies of some with all values absent that may be, asked as serving will ask.
+
+    In a personal field the typical value of the background stands in all rows: the file outlives the people's consent.
+    """
     places = np.unique(np.linspace(0, rows.num_rows - 1, min(GOLDEN_ROWS, rows.num_rows)).astype(int))
     names = [i.name for i in interface.inputs]
     plain = [{name: _wire(row[name]) for name in names} for row in rows.select(names).take(places).to_pylist()]
     fixed = {f.name for f in interface.contract.fields if not f.nullable}
+    same = {
+        i.name: _impersonal(i, background.columns[i.name], nullable=i.name not in fixed)
+        for i in interface.inputs
+        if i.name in background.replaced
+    }
+    plain = [{**row, **same} for row in plain]
     bare = [{name: row[name] if name in fixed else None for name in names} for row in plain[:GOLDEN_ABSENT]]
     golden: list[GoldenRow] = []
     for part in (plain, bare if bare != plain[:GOLDEN_ABSENT] else []):
@@ -272,6 +283,18 @@ def _golden(interface: Interface, predict: Predict, rows: pa.Table, outputs: Seq
             continue  # the model refuses absent values, and will refuse them when it serves
         golden += [GoldenRow(inputs=row, raw=np.atleast_1d(one).tolist()) for row, one in zip(part, raw, strict=True)]
     return golden
+
+
+def _impersonal(given: Input, typical: Sequence[Any], *, nullable: bool) -> Any:
+    """The typical value of a field as a request carries it; a neutral one where there is none and one has to be."""
+    value = typical[0] if typical else None
+    if value is None or value == "":
+        return None if nullable else "" if given.type == "string" else 0
+    if given.type == "string":
+        return value
+    if given.type == "timestamp":
+        return round(value * 86_400_000_000)  # as days since 1970 in the background
+    return value if given.type == "number" else bool(value >= 0.5) if given.type == "boolean" else round(value)
 
 
 def _asked(given: Input, part: Sequence[Mapping[str, Any]]) -> NDArray[Any]:

@@ -1,0 +1,85 @@
+"""Golden requests: asked and answered as serving will, and without any person's value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from undrift.data.contract import Contract, Field
+from undrift.develop.bundle import Interface, read_golden
+from undrift.develop.folds import TrainingData
+from undrift.develop.packing import pack
+from undrift.develop.trust import PythonModel
+from undrift.inference.predictor import load
+from undrift.settings import TrustSettings
+
+SUM = b"""
+class Model:
+    def predict(self, rows):  # refuses a number that is absent, as most models do
+        found = [len(mail) + born / 1e4 + age + float(vip) + x for mail, born, age, vip, x in rows]
+        if any(value != value for value in found):
+            raise ValueError("a number is absent")
+        return found
+"""
+
+
+def people(n: int) -> pa.Table:
+    rng = np.random.default_rng(0)
+    return pa.table(
+        {
+            "mail": [f"person{i}@example.org" for i in range(n)],
+            "born": pa.array(rng.integers(0, 10**15, n), pa.timestamp("us", "UTC")),
+            "age": rng.integers(18, 90, n),
+            "vip": rng.random(n) < 0.7,
+            "x": rng.normal(size=n),
+            "y": rng.normal(size=n),
+        }
+    )
+
+
+def packed(n: int, artifacts: Any, personal: bool) -> Any:
+    kinds: dict[str, Any] = {"mail": "string", "born": "timestamp", "age": "integer", "vip": "boolean", "x": "number"}
+    fields = tuple(Field(name=f, type=kind, personal=personal and f != "x") for f, kind in kinds.items())
+    interface = Interface(model="sum", task="regression", contract=Contract(name="sum", fields=fields), label="y")
+    data = TrainingData.of(interface, people(n))
+    trust = TrustSettings(formats=("python",))
+    found = pack(
+        PythonModel(SUM, "sum.py"), interface, inputs_of=data.table, rows=data.table, label=data.y, time=None,
+        trust=trust, artifacts=artifacts,
+    )  # fmt: skip
+    return artifacts.get(found.bundle), trust
+
+
+def test_golden_requests_hold_typical_values_where_fields_are_personal_and_are_still_answered(artifacts: Any) -> None:
+    folder, trust = packed(200, artifacts, personal=True)
+    golden = read_golden(folder)
+    assert len(golden) == 24
+    assert len({row.inputs["x"] for row in golden}) == 24  # what is nobody's stays as it was
+    table = people(200)
+    (age,) = {row.inputs["age"] for row in golden}
+    assert age == round(float(np.median(table["age"].to_numpy())))
+    assert {row.inputs["vip"] for row in golden} == {True}
+    (born,) = {row.inputs["born"] for row in golden}
+    assert isinstance(born, int)
+    assert born not in table["born"].cast(pa.int64()).to_pylist()  # between two people of an even number
+    assert {row.inputs["mail"] for row in golden} == {""}  # each address is one person's: none is kept
+    text = (folder / "golden.json").read_text()
+    assert "person" not in text
+    load(folder, trust)  # asks them, and compares
+
+
+def test_a_field_that_must_be_there_is_neutral_where_no_value_is_of_five_people(artifacts: Any) -> None:
+    folder, trust = packed(30, artifacts, personal=True)
+    assert {row.inputs["mail"] for row in read_golden(folder)} == {""}
+    load(folder, trust)
+
+
+def test_without_personal_fields_golden_requests_are_rows_as_they_came(artifacts: Any) -> None:
+    folder, _ = packed(200, artifacts, personal=False)
+    kept = msgspec.json.decode((folder / "golden.json").read_bytes())
+    mails = set(people(200)["mail"].to_pylist())
+    assert len({row["inputs"]["mail"] for row in kept}) == 24
+    assert {row["inputs"]["mail"] for row in kept} <= mails
