@@ -24,7 +24,7 @@ test: ## all tests; ARGS="tests/state -k lease" for some, WORKERS=0 for one proc
 	@scripts/setup test demo
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-heavy: export UNDRIFT_HEAVY := 1
+test-heavy: export HEAVY_TESTS := 1
 test-heavy: export OMP_NUM_THREADS := 1
 test-heavy: ## tests with PyTorch, Keras and CatBoost, in an environment of their own (1.5 GB)
 	@scripts/heavy

@@ -317,14 +317,49 @@ def test_a_conversion_in_single_precision_flips_rows_at_thresholds_and_is_found_
     assert "values at the model's thresholds" in found.reason
 
 
-def test_neighbours_and_isotonic_calibration_do_not_serve_compiled(flights: pa.Table, interface_of: Any) -> None:
-    """Known traps: ties between neighbours in float32, and steps that the converter draws as another curve."""
+@pytest.mark.parametrize("kind", ["neighbours", "neighbours, values", "bagged trees"])
+def test_what_float32_moves_compiles_in_double_precision(kind: str) -> None:
+    """Converters declare the answers of such graphs as float32, which no runtime loads: the declaration is mended."""
+    from sklearn.ensemble import BaggingClassifier
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3)).astype(np.float32).astype(float)  # no two rows are equally far from a third
+    value = X[:, 0] + X[:, 1] * X[:, 2]
+    last, task = {
+        "neighbours": (KNeighborsClassifier(5), "binary"),
+        "neighbours, values": (KNeighborsRegressor(5), "regression"),
+        "bagged trees": (BaggingClassifier(n_estimators=5, random_state=0), "binary"),
+    }[kind]
+    fields = tuple(Field(name=name, type="number") for name in "abc")
+    interface = Interface(
+        model="m", task=task, contract=Contract(name="m", fields=fields), label="y",  # type: ignore[arg-type]
+        classes=("0", "1") if task == "binary" else (),
+    )  # fmt: skip
+    with threadpool_limits(1):
+        model = make_pipeline(StandardScaler(), last).fit(X, value if task == "regression" else value > 0)
+        columns = {name: X[:, place] for place, name in enumerate("abc")}
+        found = compile_model(model, interface, native_of(model, interface), columns)
+    assert found.parity.held, found.parity.reason
+    assert found.parity.flips == 0
+
+
+def test_known_traps_do_not_serve_compiled(flights: pa.Table, interface_of: Any) -> None:
+    """Neighbours equally far, steps of isotonic calibration drawn as another curve, a softmax for a sigmoid."""
     from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsRegressor
 
     isotonic = CalibratedClassifierCV(LogisticRegression(), method="isotonic", cv=2)
-    for task, last in (("binary", isotonic), ("regression", KNeighborsRegressor(5))):
+    for task, last in (
+        ("binary", isotonic),
+        ("regression", KNeighborsRegressor(5)),
+        ("binary", LinearDiscriminantAnalysis()),
+    ):
         interface = interface_of(task)
         model = fitted(flights, interface, last)
         columns = table_columns(interface.inputs, flights.slice(0, 500))

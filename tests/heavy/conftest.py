@@ -14,7 +14,7 @@ import pytest
 from undrift.data.contract import Contract, Field
 from undrift.develop.bundle import Interface
 
-HERE = bool(os.environ.get("UNDRIFT_HEAVY"))
+HERE = bool(os.environ.get("HEAVY_TESTS"))
 collect_ignore_glob = [] if HERE else ["test_*.py"]
 
 

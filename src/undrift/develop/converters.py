@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from undrift.develop.bundle import Input
 from undrift.develop.foreign import without_zipmap
-from undrift.develop.graphs import finished, one_tensor_per_input, opset_of_trees
+from undrift.develop.graphs import answering_double, finished, one_tensor_per_input, opset_of_trees
 from undrift.develop.networks import Network, network_graph
 from undrift.develop.operators import register
 from undrift.develop.trees import booster_graph, has_trees
@@ -66,24 +66,25 @@ def _convert_columns(model: Any, inputs: Sequence[Input], double: bool) -> bytes
     by_name = hasattr(model, "feature_names_in_")
     names = [i.name if by_name else f"input_{place}" for place, i in enumerate(inputs)]
     types = [(n, (text if i.type == "string" else number)([None, 1])) for n, i in zip(names, inputs, strict=True)]
-    return finished(_convert_sklearn(model, types), {n: i.name for n, i in zip(names, inputs, strict=True)})
+    return finished(_convert_sklearn(model, types, double), {n: i.name for n, i in zip(names, inputs, strict=True)})
 
 
 def _convert_matrix(model: Any, inputs: Sequence[Input], double: bool) -> bytes:
     """An estimator that takes its rows whole: the converters of most know one matrix only."""
     text, number = _types(double)
     kind = text if inputs[0].type == "string" else number
-    graph = _convert_sklearn(model, [("rows", kind([None, len(inputs)]))])
+    graph = _convert_sklearn(model, [("rows", kind([None, len(inputs)]))], double)
     return one_tensor_per_input(graph, inputs, double=double)
 
 
-def _convert_sklearn(model: Any, types: list[tuple[str, Any]]) -> Any:
+def _convert_sklearn(model: Any, types: list[tuple[str, Any]], double: bool) -> Any:
     from skl2onnx import convert_sklearn
     from sklearn.base import is_classifier
 
     register()
     options = {"zipmap": False} if is_classifier(model) else None
-    return opset_of_trees(convert_sklearn(model, initial_types=types, options=options, target_opset=_OPSET))
+    graph = opset_of_trees(convert_sklearn(model, initial_types=types, options=options, target_opset=_OPSET))
+    return answering_double(graph) if double else graph
 
 
 def _convert_booster(model: Any, inputs: Sequence[Input]) -> bytes:

@@ -15,7 +15,17 @@ import msgspec
 from undrift.develop.bundle import Input
 from undrift.errors import ModelError
 
-__all__ = ["LAYOUT", "MATRIX", "Layout", "dense", "finished", "one_tensor_per_input", "opset_of_trees", "take_single"]
+__all__ = [
+    "LAYOUT",
+    "MATRIX",
+    "Layout",
+    "answering_double",
+    "dense",
+    "finished",
+    "one_tensor_per_input",
+    "opset_of_trees",
+    "take_single",
+]
 
 MATRIX: Final = "undrift_columns"
 """The input of a dense graph."""
@@ -88,6 +98,24 @@ def opset_of_trees(model: Any) -> Any:
             if opset.domain == "ai.onnx.ml":
                 opset.version = max(opset.version, 5)
         model.ir_version = max(model.ir_version, 10)
+    return model
+
+
+def answering_double(model: Any) -> Any:
+    """A graph whose numbers come out as float64; converters declare float32 even where they compute in float64."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    for value in graph.output:
+        if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+            continue
+        inner = f"undrift_{value.name}"
+        for node in graph.node:
+            for names in (node.input, node.output):
+                for place, name in enumerate(names):
+                    names[place] = inner if name == value.name else name
+        graph.node.append(helper.make_node("Cast", [inner], [value.name], to=TensorProto.DOUBLE))
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
     return model
 
 
