@@ -81,6 +81,8 @@ def _convert_sklearn(model: Any, types: list[tuple[str, Any]], double: bool) -> 
     from skl2onnx import convert_sklearn
     from sklearn.base import is_classifier
 
+    if not hasattr(model, "__sklearn_tags__"):
+        raise ModelError(f"{type(model).__name__} is a class of somebody's own, which no converter knows")
     register()
     options = {"zipmap": False} if is_classifier(model) else None
     graph = opset_of_trees(convert_sklearn(model, initial_types=types, options=options, target_opset=_OPSET))
