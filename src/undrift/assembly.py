@@ -6,10 +6,11 @@ Training, retraining, shadow tests and local scoring all take their features fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from undrift.data.features import FeatureView, Source, Transform
 from undrift.data.inspect import check
@@ -122,14 +123,14 @@ def materialise_views(project: Project, until: datetime) -> None:
     ------
     ConflictError : others did hops again and again while these were computed.
     """
-    for view in _views(project):
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                _materialise(project, view, until)
-                break
-            except ConflictError:
-                if attempt == ATTEMPTS:
-                    raise
+    views = [view for view in _views(project) if view.aggregates]
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _materialise(project, views, until)
+            break
+        except ConflictError:
+            if attempt == ATTEMPTS:
+                raise
 
 
 def _source_of(project: Project, view: FeatureView) -> Source:
@@ -142,15 +143,37 @@ def _source_of(project: Project, view: FeatureView) -> Source:
     return source
 
 
-def _materialise(project: Project, view: FeatureView, until: datetime) -> None:
-    if not view.aggregates:
-        return
-    table, hop = f"view_{view.key}", duration(view.hop)
+def _materialise(project: Project, views: Sequence[FeatureView], until: datetime) -> None:
+    hops = [hop for view in views if (hop := _hops(project, view, until)) is not None]
+    for each in hops:
+        _put_online(project, each.view, each.values)
+    with ThreadPoolExecutor(max(len(hops), 1)) as pool:  # an append waits for files more than it computes
+        for started in [pool.submit(_append_hops, project, each) for each in hops]:
+            started.result()
+
+
+class _Hops(NamedTuple):
+    """The values of a view at the hops after those ``done``, up to ``end`` (microseconds)."""
+
+    view: FeatureView
+    values: pa.Table
+    done: int
+    end: int
+
+
+def _append_hops(project: Project, hops: _Hops) -> None:
+    table, marks, since = f"view_{hops.view.key}", {"hops": hops.end}, {"hops": hops.done}
+    project.lake.append(table, _dated(hops.values), marks=marks, since=since)
+
+
+def _hops(project: Project, view: FeatureView, until: datetime) -> _Hops | None:
+    """What is to be added to a view; None for nothing."""
+    hop = duration(view.hop)
     source = _source_of(project, view)
     end = _EPOCH + (until - _EPOCH) // hop * hop
-    done = project.lake.marks(table, ["hops"])["hops"]
+    done = project.lake.marks(f"view_{view.key}", ["hops"])["hops"]
     if done >= to_micros(end):
-        return
+        return None
     widest = max(duration(a.window) for a in view.aggregates)
     start = from_micros(done) if done >= 0 else None
     where: list[tuple[str, str, Any]] = [("date", "<=", end.date())]
@@ -158,15 +181,13 @@ def _materialise(project: Project, view: FeatureView, until: datetime) -> None:
         where.append(("date", ">=", (start - widest).date()))
     rows = project.lake.scan(f"source_{view.source}", where=where)
     if rows is None or rows.num_rows == 0:
-        return
+        return None
     if start is None:
         import pyarrow.compute as pc
 
         start = pc.min(rows[source.known_at]).as_py() - timedelta(microseconds=1)
     values = materialise(view, rows, source, start, end)
-    if values.num_rows:
-        _put_online(project, view, values)
-        project.lake.append(table, _dated(values), marks={"hops": to_micros(end)}, since={"hops": done})
+    return _Hops(view, values, done, to_micros(end)) if values.num_rows else None
 
 
 def _dated(values: pa.Table) -> pa.Table:

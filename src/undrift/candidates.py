@@ -30,7 +30,16 @@ from undrift.validate.gate import judge_candidate
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Prepared", "classes_of", "draft_of_version", "judge_by_gate", "keeping", "prepare", "score_with"]
+__all__ = [
+    "Prepared",
+    "classes_of",
+    "draft_of_version",
+    "judge_by_gate",
+    "judge_quality",
+    "keeping",
+    "prepare",
+    "score_with",
+]
 
 LATENCY_ROWS = 200
 
@@ -153,6 +162,14 @@ def _champion(project: Project, model: Model, candidate: Scored, base: tuple[str
     table = with_features(project, own, rows, bundle=folder)
     scored = score_with(predictor, candidate.interface, table, candidate)
     return scored, f"champion, version {route['champion_version']}"
+
+
+def judge_quality(project: Project, model: Model, candidate: Scored, base: tuple[str, ...], *, subject: str) -> Report:
+    """Judge by the part of the gate that needs no bundle, against the champion: the cheap questions come first."""
+    found = _champion(project, model, candidate, base)
+    rival, rival_name = found if found is not None else (None, "the baseline")
+    gate = msgspec.structs.replace(model.gate, latency_ms=None, absent="any", compiled="any")
+    return judge_candidate(gate, candidate, rival, subject=subject, rival_name=rival_name, at=project.now().now())
 
 
 def judge_by_gate(

@@ -155,17 +155,23 @@ def train(
         if declared.baseline
         else None
     )
-    done = training.train(
-        declared.interface(classes_of(declared, prepared.table)),
+    interface = declared.interface(classes_of(declared, prepared.table))
+    fitted = training.fit(
+        interface,
         function,
         prepared.table,
-        artifacts=project.artifacts,
-        trust=project.settings.trust,
         baseline=baseline,
         folds=declared.folds,
         holdout=declared.holdout,
         seed=declared.seed,
         gap=duration(declared.maturity) if declared.time else duration(0),
+        say=say,
+    )
+    done = training.finish(
+        fitted,
+        interface,
+        artifacts=project.artifacts,
+        trust=project.settings.trust,
         tracking=project.tracking,
         dataset=prepared.dataset,
         dataset_hash=prepared.dataset_hash,

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from undrift.assembly import transform_code
-from undrift.candidates import classes_of, draft_of_version, judge_by_gate, mirror_version, prepare
-from undrift.data import dataset
+from undrift.candidates import classes_of, draft_of_version, judge_by_gate, judge_quality, mirror_version, prepare
+from undrift.data import dataset as datasets
 from undrift.data.outcomes import outcomes
 from undrift.declarations import Model, read_anew, resolve_function
 from undrift.deploy.routes import running
@@ -19,7 +19,7 @@ from undrift.develop import training
 from undrift.develop.performance import label_text
 from undrift.errors import DataError
 from undrift.event import Draft
-from undrift.finding import Verdict
+from undrift.finding import Report, Verdict
 from undrift.ids import duration
 from undrift.improve.retraining import Fresh, fresh_rows, training_window
 from undrift.improve.triggers import finished
@@ -65,7 +65,7 @@ def _with_history(project: Project, model: Model, fresh: Fresh) -> pa.Table:
     if not trained or not interface.time:
         return fresh.table
     name, _, version = trained[-1]["dataset"].partition("@")
-    past = dataset.load(project.lake, name, int(version))
+    past = datasets.load(project.lake, name, int(version))
     first = pc.min(fresh.table[interface.time])
     inside = pc.and_(
         pc.greater_equal(past[interface.time], pa.scalar(fresh.window.start, past[interface.time].type)),
@@ -103,17 +103,27 @@ def _challenge(project: Project, model: Model, fresh: Fresh, table: pa.Table, at
     prepared = prepare(project, model, table, actor="work", name=f"{name}_fresh")
     held_out = _share_held_out(prepared.table, model.time, duration(model.retrain.fresh), model.holdout)
     function = resolve_function(project.root, model.train, what=f"train of model {name!r}")
+    interface = model.interface(classes_of(model, prepared.table))
     with training.threads_limited(project.settings.work.threads):
-        done = training.train(
-            model.interface(classes_of(model, prepared.table)),
+        fitted = training.fit(
+            interface,
             function,
             prepared.table,
-            artifacts=project.artifacts,
-            trust=project.settings.trust,
             folds=0,
             holdout=held_out,
             seed=model.seed,
             gap=duration(model.maturity),
+        )
+        quality = judge_quality(
+            project, model, fitted.scored, prepared.base, subject=f"{name} retrained at {at:%Y-%m-%d %H:%M}"
+        )
+        if quality.verdict is not Verdict.PASS:  # as most are: nothing is compiled and kept of what nobody will serve
+            return _refuse(project, name, at, quality, fresh, prepared.draft)
+        done = training.finish(
+            fitted,
+            interface,
+            artifacts=project.artifacts,
+            trust=project.settings.trust,
             tracking=project.tracking,
             dataset=prepared.dataset,
             dataset_hash=prepared.dataset_hash,
@@ -133,10 +143,7 @@ def _challenge(project: Project, model: Model, fresh: Fresh, table: pa.Table, at
         subject=f"{name} {done.revision}",
     )
     if report.verdict is not Verdict.PASS:
-        worst = report.worse_than(Verdict.PASS)
-        reason = worst[0].why if worst else "nothing could be judged"
-        text = f"challenger refused, the champion stays: {reason} ({fresh.why})"
-        return _record(project, [prepared.draft, finished(name, False, at, text, report=report)])
+        return _refuse(project, name, at, report, fresh, prepared.draft)
     version = draft_of_version(
         project,
         name,
@@ -163,6 +170,13 @@ def _challenge(project: Project, model: Model, fresh: Fresh, table: pa.Table, at
     lines = _record(project, drafts, expect=expect)
     mirror_version(project, version)
     return lines
+
+
+def _refuse(project: Project, name: str, at: datetime, report: Report, fresh: Fresh, dataset: Draft) -> list[str]:
+    worst = report.worse_than(Verdict.PASS)
+    reason = worst[0].why if worst else "nothing could be judged"
+    text = f"challenger refused, the champion stays: {reason} ({fresh.why})"
+    return _record(project, [dataset, finished(name, False, at, text, report=report)])
 
 
 def _record(project: Project, drafts: list[Draft], **how: Any) -> list[str]:

@@ -29,6 +29,7 @@ from undrift.develop.performance import Performance
 from undrift.errors import ConflictError, DataError
 from undrift.event import Draft
 from undrift.finding import Report
+from undrift.ids import to_micros
 from undrift.improve.triggers import consider
 from undrift.monitor.actions import take_back
 from undrift.monitor.alerts import decide as decide_alerts
@@ -62,6 +63,7 @@ def run_tick(project: Project, boundary: datetime, tick: timedelta) -> list[str]
     ConflictError : people changed the same rollout again and again while it was judged.
     """
     materialise_views(project, boundary)
+    project.journal.put_setting("materialised", to_micros(boundary))  # from here on requests find this tick's features
     lines: list[str] = []
     for name in sorted(project.declarations.models):
         for attempt in range(1, ATTEMPTS + 1):

@@ -44,6 +44,33 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 Log = Callable[[str], None]
 
 
+class Bell:
+    """Rings when there is something new to do, so that the lines of work of one process need not wait for each other.
+
+    What other processes do is found out by looking now and then.
+    """
+
+    def __init__(self) -> None:
+        self._rung = 0
+        self._changed = threading.Condition()
+
+    @property
+    def rung(self) -> int:
+        """How often it rang."""
+        return self._rung
+
+    def ring(self) -> None:
+        """Wake all who wait."""
+        with self._changed:
+            self._rung += 1
+            self._changed.notify_all()
+
+    def wait(self, heard: int, seconds: float) -> None:
+        """Wait until it has rung more often than ``heard`` times, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._rung > heard, seconds)
+
+
 class Worker:
     """One line of work on a project; a process runs several, each with a project of its own (see `work`).
 
@@ -53,12 +80,20 @@ class Worker:
     conduct : ingest and plan ticks, whenever no other worker holds the lease for it.
     kinds : the kinds of jobs to take.
     log : takes one line per thing that happened.
+    bell : rung when this one asked for a job or did one, and listened to.
     """
 
     def __init__(
-        self, project: Project, *, conduct: bool = True, kinds: Sequence[str] = ALL_KINDS, log: Log = lambda line: None
+        self,
+        project: Project,
+        *,
+        conduct: bool = True,
+        kinds: Sequence[str] = ALL_KINDS,
+        log: Log = lambda line: None,
+        bell: Bell | None = None,
     ) -> None:
         self.project = project
+        self.bell = bell or Bell()
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{new_id()[-6:]}"
         self.log = log
         self.kinds = tuple(kinds)
@@ -76,6 +111,7 @@ class Worker:
         """Work until told to stop; a cycle that fails is logged and tried again after a pause that grows to 10 s."""
         pause = wait = self.project.settings.work.poll_seconds
         while not stop.is_set():
+            heard = self.bell.rung
             try:
                 busy = self.cycle()
                 wait = pause
@@ -83,7 +119,7 @@ class Worker:
                 self.log(f"cycle failed, trying again: {error}")
                 busy, wait = False, min(wait * 2, LONGEST_PAUSE)
             if not busy:
-                stop.wait(wait)
+                self.bell.wait(heard, wait)
         if self._fence is not None:
             self.project.jobs.release(CONDUCTOR, self._fence)
 
@@ -96,6 +132,7 @@ class Worker:
         if job is None:
             return busy
         self._do(job)
+        self.bell.ring()
         return True
 
     # -- the conductor: what only one worker does at a time -------------------------------------------------------
@@ -147,6 +184,7 @@ class Worker:
         if boundary <= watermark and not self.project.jobs.unfinished(("tick",) if self._wall else KINDS):
             key = f"tick:{boundary.isoformat()}"
             self.project.jobs.submit(JobDraft(kind="tick", key=key, payload={"at": boundary.isoformat()}))
+            self.bell.ring()
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
@@ -264,11 +302,12 @@ def work(settings: Settings, stop: threading.Event, *, log: Log = lambda line: N
         (False, (NOTIFY,)),
     )
     failures: list[BaseException] = []
+    bell = Bell()
 
     def run(conduct: bool, kinds: tuple[str, ...]) -> None:
         try:
             with Project(settings) as project:
-                Worker(project, conduct=conduct, kinds=kinds, log=log).run(stop)
+                Worker(project, conduct=conduct, kinds=kinds, log=log, bell=bell).run(stop)
         except BaseException as error:  # noqa: BLE001 one line of work that died ends the process: a supervisor restarts it
             failures.append(error)
             stop.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,7 @@ class Dying:
 
     def __init__(self, inner: Any, method: str, call: int, *, after: bool) -> None:
         self._inner, self._method, self._call, self._after = inner, method, call, after
+        self._calls = count(1)  # tables are appended to by several threads
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
@@ -199,11 +201,11 @@ class Dying:
             return method
 
         def counted(*args: Any, **options: Any) -> Any:
-            self._call -= 1
-            if self._call == 0 and not self._after:
+            dies = next(self._calls) == self._call
+            if dies and not self._after:
                 raise KeyboardInterrupt
             result = method(*args, **options)
-            if self._call == 0:
+            if dies:
                 raise KeyboardInterrupt
             return result
 
@@ -213,7 +215,7 @@ class Dying:
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(("what", "method", "call"), [
     ("lake", "append", 1), ("lake", "append", 2), ("lake", "append", 3),
-    ("journal", "mark_seen", 1), ("journal", "mark_seen", 2),
+    ("journal", "mark_seen", 1),
 ])  # fmt: skip
 def test_dying_between_any_two_commits_loses_and_doubles_nothing(
     place: Place, what: str, method: str, call: int, after: bool

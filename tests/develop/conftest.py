@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from undrift.data.contract import Contract, Field
 from undrift.develop.bundle import Interface
 from undrift.develop.folds import TrainingData
+from undrift.develop.training import Trained, finish, fit
 from undrift.state.artifacts import DirectoryArtifacts
 
 START = dt.datetime(2013, 1, 1, tzinfo=dt.UTC)
@@ -68,6 +69,14 @@ def make_interface(task: str = "binary", **changes: Any) -> Interface:
         "key": "flight", "time": "time", "segments": ("carrier",), **changes,
     }  # fmt: skip
     return Interface(**values)
+
+
+def train(
+    interface: Interface, function: Any, table: pa.Table, *, artifacts: DirectoryArtifacts, **how: Any
+) -> Trained:
+    """Fit and finish, as a project does it."""
+    learnt = {name: how.pop(name) for name in ("baseline", "folds", "holdout", "gap", "seed") if name in how}
+    return finish(fit(interface, function, table, **learnt), interface, artifacts=artifacts, **how)
 
 
 def _pipeline(data: TrainingData, last: Any, *, impute: bool) -> Any:

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.develop.conftest import train
 
 from undrift.develop.explain import Explainer
 from undrift.develop.explanation import Explanation
 from undrift.develop.folds import TrainingData
 from undrift.develop.importance import BACKGROUND_FILE, Background
-from undrift.develop.training import train
 from undrift.errors import RequestError
 from undrift.inference.explain import open_explainer
 from undrift.settings import TrustSettings

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.develop.conftest import train
 
 from undrift.develop.bundle import read_golden, read_manifest
 from undrift.develop.folds import TrainingData
 from undrift.develop.packing import Reference
 from undrift.develop.performance import Performance
 from undrift.develop.tracking import MlflowTracking
-from undrift.develop.training import train
 from undrift.errors import DeclarationError, PredictionError, UntrustedModelError
 from undrift.inference.predictor import load
 from undrift.settings import TrustSettings

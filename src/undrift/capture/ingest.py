@@ -8,10 +8,11 @@ repeat requests. One process ingests at a time; one that has lost its lease can 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -42,6 +43,8 @@ KEPT_EVERY: Final = 1_000_000
 """Microseconds between two times that it is written down: each is a transaction."""
 PENDING: Final = "watermark.pending"
 SEEN_PAGE: Final = 5000
+APPENDED_AT_ONCE: Final = 4
+"""Tables: an append waits for files more than it computes."""
 MANY: Final = 5000
 """Records that no longer wait for more."""
 
@@ -97,6 +100,14 @@ class _Placed(msgspec.Struct, gc=False):
     key: str
     at: int
     record: Any
+
+
+class _Fresh(NamedTuple):
+    """Records that a table does not have, the writers' positions there, and those that they reach."""
+
+    rows: list[_Placed]
+    since: dict[str, int]
+    moved: dict[str, int]
 
 
 class Ingest:
@@ -181,8 +192,7 @@ class Ingest:
             return Ingested(watermark=self._watermark)
         counts = {"predictions": 0, "labels": 0, "events": 0, "source": 0}
         repeated = 0
-        for table in sorted(tables):
-            landed = self._land(table, tables[table])
+        for table, landed in self._land(tables).items():
             counts[table.partition("_")[0]] += landed
             repeated += len(tables[table]) - landed
         more = any(chunk.more for chunk in chunks)
@@ -239,8 +249,18 @@ class Ingest:
     def _due(self) -> bool:
         return self._pending is not None and (self._watermark is None or self._pending > self._watermark)
 
-    def _land(self, table: str, placed: list[_Placed]) -> int:
-        """Append the records that the table does not have; returns how many."""
+    def _land(self, tables: Mapping[str, list[_Placed]]) -> dict[str, int]:
+        """Append the records that the tables do not have, to several at once; how many each of them got."""
+        fresh = {table: self._fresh(table, tables[table]) for table in sorted(tables)}
+        landing = [(table, self._rows(table, new.rows), new) for table, new in fresh.items() if new.rows]
+        with ThreadPoolExecutor(APPENDED_AT_ONCE) as pool:
+            for each in [pool.submit(self._append, *each) for each in landing]:
+                each.result()
+        self._remember([each for _, _, new in landing for each in new.rows])
+        return {table: len(new.rows) for table, new in fresh.items()}
+
+    def _fresh(self, table: str, placed: list[_Placed]) -> _Fresh:
+        """Those of the records that a table does not have yet."""
         marks = self._marks.setdefault(table, {})
         writers = {each.writer for each in placed}
         unknown = sorted(writers - marks.keys())
@@ -261,17 +281,16 @@ class Ingest:
                 new.append(each)
                 if each.key:
                     seen.add(each.key)
-        if new:
-            reached = dict(since)
-            for each in fresh:
-                reached[each.writer] = max(reached[each.writer], each.position)
-            moved = {writer: position for writer, position in reached.items() if position > since[writer]}
-            self._lake.append(
-                table, self._rows(table, new), marks=moved, since={writer: since[writer] for writer in moved}
-            )
-            marks.update(moved)
-            self._remember(new)
-        return len(new)
+        reached = dict(since)
+        for each in fresh:
+            reached[each.writer] = max(reached[each.writer], each.position)
+        return _Fresh(
+            new, since, {writer: position for writer, position in reached.items() if position > since[writer]}
+        )
+
+    def _append(self, table: str, rows: pa.Table, new: _Fresh) -> None:
+        self._lake.append(table, rows, marks=new.moved, since={writer: new.since[writer] for writer in new.moved})
+        self._marks[table].update(new.moved)
 
     def _remember(self, placed: Sequence[_Placed]) -> None:
         rows = [(each.key, each.at) for each in placed if each.key]

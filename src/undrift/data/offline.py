@@ -26,6 +26,13 @@ __all__ = ["feature_table", "materialise", "on_demand", "point_in_time"]
 
 _BEFORE_ALL: Final = -(2**63)
 
+_PLAIN: Final[dict[str, frozenset[type]]] = {
+    "string": frozenset({str, type(None)}),
+    "integer": frozenset({int, type(None)}),
+    "number": frozenset({float, int, type(None)}),
+    "boolean": frozenset({bool, type(None)}),
+}
+"""Types of outputs that need no look at each value."""
 _ASOF: Final = """
 SELECT feature.place AS found FROM asked
 ASOF LEFT JOIN (SELECT entity, moment, max(place) AS place FROM known GROUP BY entity, moment) AS feature
@@ -139,16 +146,37 @@ def on_demand(rows: pa.Table, transform: Transform, function: Function) -> pa.Ta
     """
     columns = [_column(rows, name, "the rows") for name in transform.inputs]
     which, first = _distinct(columns, rows.num_rows)  # equal inputs, equal outputs: computed once
-    inputs = [_values(column.take(pa.array(first))) for column in columns]
-    given: list[dict[str, Any]] = []
-    for row, values in zip(first.tolist(), zip(*inputs, strict=True) if inputs else [()] * len(first), strict=True):
-        try:
-            given.append(compute(transform, function, dict(zip(transform.inputs, values, strict=True))))
-        except PredictionError as error:
-            raise PredictionError(f"{error.message} (row {row} of {rows.num_rows})") from error
+    values = [_values(column.take(pa.array(first))) for column in columns]
+    inputs = [dict(zip(transform.inputs, row, strict=True)) for row in zip(*values, strict=True)]
+    inputs = inputs or [{} for _ in first]
+    given = _plain(transform, function, inputs)
+    if given is None:
+        found = []
+        for row, each in zip(first.tolist(), inputs, strict=True):
+            try:
+                found.append(compute(transform, function, each))
+            except PredictionError as error:
+                raise PredictionError(f"{error.message} (row {row} of {rows.num_rows})") from error
+        given = {f.name: [each[f.name] for each in found] for f in transform.outputs}
     places = pa.array(which)
-    arrays = {f.name: pa.array([each[f.name] for each in given], ARROW[f.type]).take(places) for f in transform.outputs}
-    return pa.table(arrays)
+    arrays = {f.name: pa.array(given[f.name], ARROW[f.type], from_pandas=True) for f in transform.outputs}
+    return pa.table({name: array.take(places) for name, array in arrays.items()})
+
+
+def _plain(transform: Transform, function: Function, inputs: Sequence[dict[str, Any]]) -> dict[str, list[Any]] | None:
+    """What `compute` gives for each row, its checks made for whole columns at once; None where they need a closer look.
+
+    That is where the function raises, leaves an output out or answers anything but plain values of the declared types.
+    """
+    try:
+        given = [function(dict(row)) for row in inputs]
+        if set(map(type, given)) - {dict}:
+            return None
+        columns = {f.name: [each[f.name] for each in given] for f in transform.outputs}
+    except Exception:  # noqa: BLE001  foreign code: asked again row by row, its error is told with the row
+        return None
+    ok = all(set(map(type, columns[f.name])) <= _PLAIN.get(f.type, frozenset()) for f in transform.outputs)
+    return columns if ok else None
 
 
 def _distinct(columns: Sequence[pa.ChunkedArray], n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -69,7 +69,7 @@ class Play:
         return world
 
     def day(self, world: World, start: datetime) -> list[Event]:
-        """Play one day, wait until it is judged, and say what was decided."""
+        """Play one day, wait until the next can be played, and say what was decided meanwhile."""
         story = self.story
         if start == story.constant.start:
             self._plant({"constant": story.constant_score})
@@ -82,13 +82,14 @@ class Play:
             only = {"carrier": [story.carrier], "mean_delay": []}  # the one input that only the candidate takes
             self._plant({"constant": story.broken_score, "where": only})
         world.play("flights", self.material.day(start, delays=self.delays_live))
-        self.system.settled(start + DAY)
+        self.system.followed(start + DAY)
         return self._news()
 
     # -- what a colleague does ------------------------------------------------------------------------------------
 
     def _release(self, at: datetime) -> None:
         """A new feature, a candidate trained with it, and its declared rollout."""
+        self.system.settled(at)
         self.system.idle()
         write_declarations(self.folder, self.story, seed=self.seed, extra=at)
         with open_project(self.folder) as changed:
@@ -138,6 +139,7 @@ class Play:
 
     def end(self) -> None:
         """Wait for what the last day asked for, and say what came of it."""
+        self.system.settled(self.story.end)
         self.system.idle()
         self._news()
 

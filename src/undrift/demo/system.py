@@ -1,7 +1,8 @@
 """The real system under the demo: `undrift serve` and `undrift work` as processes, and the barrier between days.
 
-A day's traffic is followed by a watermark; the next day begins when the worker has judged the first one and every
-server has taken the routing table that came of it. So two runs take the same decisions, at whatever speed.
+A day's traffic is followed by a watermark; the next day begins when whatever its answers depend on is there: features,
+and, while a rollout is under way, the routing table that came of judging it. So two runs take the same decisions, at
+whatever speed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from undrift.deploy.routes import running
 from undrift.errors import ServeError
 from undrift.ids import to_micros
 from undrift.inquiry import serving
@@ -74,6 +76,20 @@ class System:
             lambda: len([row for row in serving(self.project) if row["epoch"] >= epoch]) >= wanted,
             f"{wanted} server processes with routing epoch {epoch}",
         )
+
+    def followed(self, boundary: datetime) -> None:
+        """Wait until the next day's answers can depend on nothing that is still to be decided.
+
+        The tick of the boundary begins when all before it, retrains included, is done, and makes features first. What
+        it judges then changes what is served only where a rollout is under way: only those wait for all of it.
+        """
+        micros = to_micros(boundary)
+        known = self.project.journal.get_setting
+        self._wait(lambda: (known("materialised") or 0) >= micros, f"the features of {boundary:%Y-%m-%d}")
+        if running(self.project.journal):
+            self.settled(boundary)
+        else:
+            self.ready()
 
     def settled(self, boundary: datetime) -> None:
         """Wait until the tick of a boundary is done and servers follow.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -100,6 +100,9 @@ class World:
     def __init__(self, host: str, port: int, *, connections: int = 4) -> None:
         self._clients = [Client(host, port) for _ in range(connections)]
         self._pool = ThreadPoolExecutor(connections, thread_name_prefix="world")
+        self._outcome_client = Client(host, port)
+        self._teller = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
+        self._told: list[Future[dict[str, Any]]] = []
         self.sent = 0
         self.requests = 0
 
@@ -108,7 +111,10 @@ class World:
         self._send([("/v1/watermark", {"event_time": to_micros(at)}, "")])
 
     def play(self, model: str, day: Day) -> None:
-        """Send one day in the order in which things became known, then the watermark of its end."""
+        """Send one day in the order in which things became known, then the watermark of its end.
+
+        Outcomes come from others than those who ask: they are sent beside what follows.
+        """
         pending: list[dict[str, Any]] = []
         arrived: list[dict[str, Any]] = []
         for number, slot in enumerate(_slots(day)):
@@ -129,16 +135,23 @@ class World:
                 self._outcomes(model, pending, arrived, slot.start)
                 pending, arrived = [], []
         self._outcomes(model, pending, arrived, day.start + timedelta(days=1))
+        for future in self._told:
+            future.result()
+        self._told = []
         end = day.start + timedelta(days=1)
         self._send([("/v1/watermark", {"event_time": to_micros(end)}, "")])
 
     def _outcomes(
         self, model: str, labels: list[dict[str, Any]], arrived: list[dict[str, Any]], until: datetime
     ) -> None:
+        told = []
         if labels:
-            self._send([(f"/v1/models/{model}/labels", {"labels": labels}, "")])
+            told.append((f"/v1/models/{model}/labels", {"labels": labels}, ""))
         if arrived:
-            self._send([("/v1/sources/arrivals", {"rows": arrived}, f"arrivals-{until.isoformat()}")])
+            told.append(("/v1/sources/arrivals", {"rows": arrived}, f"arrivals-{until.isoformat()}"))
+        for request in told:
+            self.requests += 1
+            self._told.append(self._teller.submit(self._outcome_client.post, *request))
 
     def _send(self, requests: Sequence[tuple[str, Any, str]]) -> None:
         self.requests += len(requests)
@@ -159,7 +172,8 @@ class World:
     def close(self) -> None:
         """Let all connections go."""
         self._pool.shutdown()
-        for client in self._clients:
+        self._teller.shutdown()
+        for client in [*self._clients, self._outcome_client]:
             client.close()
 
 

@@ -37,9 +37,34 @@ from undrift.state.ports import Artifacts
 if TYPE_CHECKING:
     from undrift.develop.tracking import MlflowTracking
 
-__all__ = ["Trained", "TrainingData", "threads_limited", "train"]
+__all__ = ["Fitted", "Trained", "TrainingData", "finish", "fit", "threads_limited"]
 
 Function = Callable[[TrainingData], Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model that learnt and was measured, but is not bundled yet: most challengers end here.
+
+    Parameters
+    ----------
+    scored, rival : the held-out rows as the model and the baseline answered them, before any compiling.
+    fold_metrics : each metric over the folds, the earliest first.
+    train_rows, tail : what it learnt from, and the held-out rows.
+    unlabelled : rows without a label, which were left out.
+    seconds : how long each stage took.
+    """
+
+    model: Any
+    scored: Scored
+    rival: Scored | None
+    fold_metrics: dict[str, list[float]]
+    train_rows: TrainingData
+    tail: TrainingData
+    rows: int
+    unlabelled: int
+    how: dict[str, Any]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -76,18 +101,66 @@ class Trained:
         return self.manifest.compiled
 
 
-def train(
+def fit(
     interface: Interface,
     function: Function,
     table: pa.Table,
     *,
-    artifacts: Artifacts,
-    trust: TrustSettings | None = None,
     baseline: Function | None = None,
     folds: int = 3,
     holdout: float = 0.2,
     gap: str | timedelta = "0s",
     seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Fitted:
+    """Fit a model and measure it on later rows than it saw.
+
+    Parameters
+    ----------
+    function, baseline : take `TrainingData` and return a fitted model: anything with predict_proba or predict, or a
+        network of PyTorch or Keras.
+    table : rows with all inputs (features joined already), the label, the time and the segments.
+    folds, holdout, gap : see `folds.split`.
+    say : takes one line per stage.
+
+    Raises
+    ------
+    DataError : the table cannot be trained on.
+    DeclarationError : a train function raises or returns no model.
+    PredictionError : the model answers something that is no prediction.
+    """
+    begun = clock.perf_counter()
+    data = TrainingData.of(interface, table, seed=seed)
+    splits = split(data.n, data.time, folds=folds, holdout=holdout, gap=duration(gap))
+    laid_out = clock.perf_counter() - begun
+    fold_metrics = _cross_validate(function, data, splits.folds, say)
+    say(f"fitting on {len(splits.final.train):,} rows, measuring on {len(splits.final.test):,} later ones")
+    train_rows, tail = data.take(splits.final.train), data.take(splits.final.test)
+    model = _fit(function, train_rows)
+    rival = None
+    if baseline is not None:
+        say("fitting the baseline")
+        rival = _scored(_fit(baseline, train_rows), tail)
+    return Fitted(
+        model=model,
+        scored=_scored(model, tail),
+        rival=rival,
+        fold_metrics=fold_metrics,
+        train_rows=train_rows,
+        tail=tail,
+        rows=data.n,
+        unlabelled=table.num_rows - data.n,
+        how={"folds": folds, "holdout": holdout, "seed": seed},
+        seconds={"layout": laid_out, "fits": clock.perf_counter() - begun - laid_out},
+    )
+
+
+def finish(
+    fitted: Fitted,
+    interface: Interface,
+    *,
+    artifacts: Artifacts,
+    trust: TrustSettings | None = None,
     tracking: MlflowTracking | None = None,
     dataset: str = "",
     dataset_hash: str = "",
@@ -97,53 +170,32 @@ def train(
     quantised: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
-    """Train a model, measure it on later rows than it saw, bundle it and write it down.
+    """Compile and bundle a fitted model, measure it in the form that serves, and write the run down.
 
     Parameters
     ----------
-    function, baseline : take `TrainingData` and return a fitted model: anything with predict_proba or predict, or a
-        network of PyTorch or Keras.
-    table : rows with all inputs (features joined already), the label, the time and the segments.
-    folds, holdout, gap : see `folds.split`.
-    dataset, dataset_hash : which stored dataset the table is, for the record.
+    dataset, dataset_hash : which stored dataset the rows are, for the record.
     code : source text of the modules that transforms name.
     root : the project's folder, whose git commit is recorded.
     quantised : see `packing.pack`.
-    say : takes one line per stage.
 
     Raises
     ------
-    DataError : the table cannot be trained on.
-    DeclarationError : a train function raises or returns no model.
     PredictionError : the model answers something that is no prediction.
     UntrustedModelError : the model cannot be stored in a form that the trust settings allow to be opened again.
     """
     begun = clock.perf_counter()
-    seconds: dict[str, float] = {}
-    data = TrainingData.of(interface, table, seed=seed)
-    splits = split(data.n, data.time, folds=folds, holdout=holdout, gap=duration(gap))
-    seconds["layout"] = clock.perf_counter() - begun
-    fold_metrics = _cross_validate(function, data, splits.folds, say)
-    say(f"fitting on {len(splits.final.train):,} rows, measuring on {len(splits.final.test):,} later ones")
-    train_rows, tail = data.take(splits.final.train), data.take(splits.final.test)
-    model = _fit(function, train_rows)
-    rival = None
-    if baseline is not None:
-        say("fitting the baseline")
-        rival = _scored(_fit(baseline, train_rows), tail)
-    seconds["fits"] = clock.perf_counter() - begun - seconds["layout"]
+    model, train_rows, tail = fitted.model, fitted.train_rows, fitted.tail
     say("compiling and bundling")
     expected: dict[str, Any] = {
-        "rows": data.n,
+        "rows": fitted.rows,
         "train_rows": train_rows.n,
         "holdout_rows": tail.n,
-        "unlabelled_rows": table.num_rows - data.n,
-        "folds": folds,
-        "holdout": holdout,
-        "seed": seed,
+        "unlabelled_rows": fitted.unlabelled,
+        **fitted.how,
         "dataset": dataset,
         "dataset_hash": dataset_hash,
-        "fold_metrics": fold_metrics,
+        "fold_metrics": fitted.fold_metrics,
         "environment": environment(root),
         **({"from": str(tail.time[0]), "to": str(tail.time[-1])} if tail.time is not None else {}),
     }
@@ -162,30 +214,30 @@ def train(
         quantised=quantised,
     )
     metrics = metric_values(packed.scored)
-    baseline_metrics = {} if rival is None else metric_values(rival)
-    seconds["bundle"] = clock.perf_counter() - begun - seconds["layout"] - seconds["fits"]
+    baseline_metrics = {} if fitted.rival is None else metric_values(fitted.rival)
+    seconds = {**fitted.seconds, "bundle": clock.perf_counter() - begun}
     run_id, problem = "", ""
     if tracking is not None:
         say("writing the run down")
         try:
             run_id = _track(
-                tracking, packed.manifest, packed.bundle, packed.scored, metrics, baseline_metrics, fold_metrics,
-                _parameters(model, params),
+                tracking, packed.manifest, packed.bundle, packed.scored, metrics, baseline_metrics,
+                fitted.fold_metrics, _parameters(model, params),
             )  # fmt: skip
         except StateError as error:  # the version exists and is whole; that MLflow is away is said, not fatal
             problem = str(error)
-    seconds["total"] = clock.perf_counter() - begun
-    seconds["tracking"] = seconds["total"] - seconds["layout"] - seconds["fits"] - seconds["bundle"]
+    seconds["tracking"] = clock.perf_counter() - begun - seconds["bundle"]
+    seconds["total"] = sum(seconds.values())
     return Trained(
         bundle=packed.bundle,
         revision=revision_id(packed.bundle),
         manifest=packed.manifest,
         model=model,
         metrics=metrics,
-        fold_metrics=fold_metrics,
+        fold_metrics=fitted.fold_metrics,
         baseline_metrics=baseline_metrics,
         candidate=packed.scored,
-        rival=rival,
+        rival=fitted.rival,
         dataset=dataset,
         run_id=run_id,
         problem=problem,

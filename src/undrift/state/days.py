@@ -10,10 +10,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from undrift.state.columns import holding
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -25,15 +27,19 @@ _MOST_BYTES: Final = 128 << 20
 Files = frozenset[tuple[str, int, int]]
 
 
-def days_of(delta: DeltaTable) -> dict[date, Files] | None:
-    """The files (path, bytes, time of writing) of each day; None where a table has no days, or files may be amended."""
+def days_of(delta: DeltaTable, where: Sequence[tuple[str, str, Any]] = ()) -> dict[date, Files] | None:
+    """The files (path, bytes, time of writing) of each day that conditions on ``date`` let through.
+
+    None where a table has no days, or files may be amended.
+    """
     if delta.protocol().reader_features:  # as deletion vectors, which other engines write beside a file
         return None
     actions = pa.table(delta.get_add_actions(flatten=True))
     if "partition.date" not in actions.column_names:
         return None
+    actions = holding(actions.rename_columns({"partition.date": "date"}), where)
     files: dict[date, set[tuple[str, int, int]]] = {}
-    names = ("partition.date", "path", "size_bytes", "modification_time")
+    names = ("date", "path", "size_bytes", "modification_time")
     for day, path, size, written in zip(*(actions[name].to_pylist() for name in names), strict=True):
         files.setdefault(day, set()).add((path, size, written))
     return {day: frozenset(found) for day, found in files.items()}

@@ -64,7 +64,7 @@ class DeltaLake:
         self._open: dict[str, DeltaTable] = {}
         self._appends: dict[str, int] = {}
         self._days = Days()
-        self._lock = threading.RLock()
+        self._locks: dict[str, threading.RLock] = {}
 
     def append(
         self,
@@ -94,7 +94,7 @@ class DeltaLake:
         DataError : a column has no type, or another than the table's.
         """
         base = None if since is None else dict(since)
-        with self._lock, self._guard(table):
+        with self._lock(table), self._guard(table):
             for attempt in range(_ATTEMPTS):
                 delta = self._table(table, refresh=bool(marks) or attempt > 0) or self._create(table, rows.schema)
                 if marks:
@@ -124,7 +124,7 @@ class DeltaLake:
 
     def marks(self, table: str, writers: Sequence[str]) -> dict[str, int]:
         """The highest committed position of each writer, as of now; -1 where there is none."""
-        with self._lock, self._guard(table):
+        with self._lock(table), self._guard(table):
             delta = self._table(table, refresh=True)
             return {writer: -1 if delta is None else _position(delta, writer) for writer in writers}
 
@@ -151,7 +151,7 @@ class DeltaLake:
         NotFoundError : no such version.
         """
         with self._guard(table):
-            with self._lock:
+            with self._lock(table):
                 delta = self._table(table, refresh=True)
                 if delta is None:
                     return None
@@ -165,11 +165,11 @@ class DeltaLake:
                     raise DataError(f"table {table} has no column {unknown[0]!r}; it has {known}.")
                 kept = pa.schema([schema.field(name) for name in names])
                 dated = [condition for condition in where if condition[0] == "date"]
-                files = days_of(delta) if version is None and dated else None
+                files = days_of(delta, dated) if version is None and dated else None
                 if files is None:
                     reader = delta.scan(columns=names, predicate=predicate(where))
                     return pa.table(reader).select(names).cast(kept)
-                parts = self._by_day(table, delta, schema, names, _chosen(files, dated), where)
+                parts = self._by_day(table, delta, schema, names, files, where)
             return holding(pa.concat_tables(parts), where).select(names).cast(kept)
 
     def _by_day(
@@ -211,7 +211,7 @@ class DeltaLake:
         ------
         NotFoundError : no such table.
         """
-        with self._lock, self._guard(table):
+        with self._lock(table), self._guard(table):
             delta = self._table(table, refresh=True)
             if delta is None:
                 raise NotFoundError(f"there is no table {table!r} in {self.folder}.")
@@ -221,6 +221,10 @@ class DeltaLake:
                 if keep is not None:
                     hours = int(keep / timedelta(hours=1))
                     delta.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+
+    def _lock(self, table: str) -> threading.RLock:
+        """The lock of one table: several may be appended to at once."""
+        return self._locks.setdefault(table, threading.RLock())
 
     def _path(self, table: str) -> str:
         if not _NAME.fullmatch(table):
@@ -301,16 +305,10 @@ class DeltaLake:
         try:
             yield
         except (DeltaError, DeltaProtocolError, OSError, pa.ArrowException) as error:
-            with self._lock:
+            with self._lock(table):
                 self._open.pop(table, None)  # a handle that failed is not trusted again
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise StateError(f"table {table} in {self.folder} cannot be used: {reason}.", hint=_DAMAGED) from error
-
-
-def _chosen(files: Mapping[date, Files], where: Sequence[tuple[str, str, Any]]) -> dict[date, Files]:
-    """The days that conditions on ``date`` let through."""
-    days = holding(pa.table({"date": pa.array(list(files), pa.date32())}), where)["date"].to_pylist()
-    return {day: files[day] for day in days}
 
 
 def _position(delta: DeltaTable, writer: str) -> int:
