@@ -26,7 +26,7 @@ test: ## all tests; ARGS="tests/state -k lease" for some, WORKERS=0 for one proc
 
 test-heavy: export HEAVY_TESTS := 1
 test-heavy: export OMP_NUM_THREADS := 1
-test-heavy: ## tests with PyTorch, Keras and CatBoost, in an environment of their own (1.5 GB)
+test-heavy: ## tests with PyTorch, Keras, CatBoost and MLServer, in environments of their own (2 GB)
 	@scripts/heavy
 	.venv-heavy/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/heavy $(ARGS)
 
