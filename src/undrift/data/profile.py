@@ -6,6 +6,7 @@ data is not needed. How a column is counted stands in tally.py; no distances are
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -29,6 +30,8 @@ _PART: Final = 1 << 18
 _MANY: Final = 50_000
 """Rows from which columns are counted side by side: sorting lets go of the interpreter."""
 _THREADS: Final = 4
+_BUFFER: Final = 1 << 20
+"""Bytes of a file that are held at a time."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,8 +89,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_parquet(cls, path: str | Path, *, edges_from: Profile | None = None) -> Profile:
-        """The profile of a Parquet file, columns side by side, each read by itself: memory holds a few columns of one
-        row group, compressed, and a quarter of a million of their values.
+        """The profile of a Parquet file, columns side by side, each read by itself a quarter of a million rows at a
+        time: memory grows neither with the rows nor with the columns.
 
         Parameters
         ----------
@@ -111,14 +114,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         def one(name: str) -> ColumnProfile:
             edges = known[name].edges if name in known else None
             total: ColumnProfile | None = None
-            with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts, pre_buffer=False) as file:
+            # without buffer_size a column chunk is read whole, however long
+            with pq.ParquetFile(
+                path, metadata=metadata, read_dictionary=texts, pre_buffer=False, buffer_size=_BUFFER
+            ) as file:
                 for batch in file.iter_batches(_PART, columns=[name], use_threads=False):
                     found = tally(name, pa.chunked_array([batch.column(0)]), edges)
                     edges = found.edges if edges is None else edges
                     total = found if total is None else total + found
             return total if total is not None else tally(name, pa.chunked_array([], schema.field(name).type), edges)
 
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             found = dict(zip(schema.names, pool.map(one, schema.names), strict=True))
         return cls(n=metadata.num_rows, columns=found)
 

@@ -155,7 +155,7 @@ def _kept(counts: dict[str, int], capacity: int, missed: int) -> FrequentValues:
 Hashes = NDArray[np.uint64]
 
 _HASHES: Final = 256
-_BLOCK: Final = 1 << 16
+_BLOCK: Final = 1 << 13
 _WHOLE: Final = 2.0**64
 
 
