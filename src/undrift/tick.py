@@ -29,7 +29,7 @@ from undrift.develop.performance import Performance
 from undrift.errors import ConflictError, DataError
 from undrift.event import Draft
 from undrift.finding import Report
-from undrift.ids import to_micros
+from undrift.ids import duration, to_micros
 from undrift.improve.triggers import consider
 from undrift.monitor.actions import take_back
 from undrift.monitor.alerts import decide as decide_alerts
@@ -191,7 +191,7 @@ def scene_of(
     champion = route["champion"]
     manifest = project.manifest(champion)
     due = [monitor for monitor in model.monitors if monitor.due(now, tick)]
-    start = now - look_back(due, tick)
+    start = now - look_back(due, tick, duration(model.maturity))
     rows = outcomes(project.lake, model.name, start, now, now)
     folder = str(project.bundle_path(champion))
     reference, expected = _expectations(folder)
@@ -222,6 +222,7 @@ def scene_of(
         tick=tick,
         history=history,
         workers=workers,
+        maturity=duration(model.maturity),
         features=_twice(project, model, manifest.interface, champion, rows, now),
     )
 

@@ -32,6 +32,7 @@ Kind = Literal[
     "service",
     "skew",
     "golden",
+    "labels",
 ]
 FEWEST_DAYS: Final[dict[str, int]] = {
     "drift": 5,
@@ -62,6 +63,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "slices": {"window": "28d", "practical": 0.2, "severity": "high"},
     "service": {"window": "1d", "practical": 0.0, "severity": "high"},
     "skew": {"window": "1d", "practical": 0.01, "severity": "critical"},
+    "labels": {"window": "1d", "practical": 0.3, "severity": "high"},
     "golden": {"window": "1h", "practical": 0.0, "severity": "critical"},
 }
 
@@ -80,7 +82,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         that no longer go together), ``estimate`` (the loss before labels are there), ``slices`` (the worst parts of the
         rows, found by search), ``service`` (failed and late answers against an objective; memory, load and cost against
         limits), ``skew`` (features served against features computed offline), ``golden`` (running workers asked again
-        what their models answered when they were registered, and files of bundles that changed).
+        what their models answered when they were registered, and files of bundles that changed),
+        ``labels`` (labels that stop coming, or come late).
     columns : which columns; all if empty.
     source : which source (feed); all the model's views use if empty.
     metric : which loss (performance, estimate, slices); empty for ``log_loss`` of classifiers and ``absolute_error`` of

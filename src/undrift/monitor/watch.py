@@ -27,6 +27,7 @@ from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
 from undrift.monitor.frames import inside, micros
 from undrift.monitor.golden import judge_golden
 from undrift.monitor.integrity import judge_integrity
+from undrift.monitor.labels import judge_labels
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.multivariate import PAST_WINDOWS, judge_multivariate
 from undrift.monitor.performance import Expected, decay_under_fault, judge_performance
@@ -60,6 +61,7 @@ class Scene:
     changes : (when, what) of releases in the last weeks.
     tick : time between two ticks.
     history : columns by the kept profiles of weeks, see `judge_drift`.
+    maturity : how long after an answer its label can be expected.
     workers : what the running workers told of themselves, see `serving.health`; none where the past is judged.
     features : a sample of requests with the features as served, and as computed again offline; see `judge_skew`.
     """
@@ -76,10 +78,15 @@ class Scene:
     history: Mapping[str, Slots] = field(default_factory=dict)
     features: tuple[pa.Table, pa.Table] | None = None
     workers: Sequence[Health] = ()
+    maturity: timedelta = timedelta(days=1)
 
 
-def look_back(monitors: Iterable[Monitor], tick: timedelta = timedelta(days=1)) -> timedelta:
+def look_back(
+    monitors: Iterable[Monitor], tick: timedelta = timedelta(days=1), maturity: timedelta = timedelta()
+) -> timedelta:
     """How much of the past predictions the monitors need."""
+    monitors = list(monitors)
+    labels = [maturity + 9 * m.span for m in monitors if m.kind == "labels"]
     spans = {
         "drift": 1,
         "performance": 1,
@@ -90,7 +97,7 @@ def look_back(monitors: Iterable[Monitor], tick: timedelta = timedelta(days=1)) 
         "estimate": 2 * CHECKED,
     }
     needed = [spans[m.kind] * m.span + m.lasting.n * m.every(tick) for m in monitors if m.kind in spans]
-    return max([timedelta(days=9), BURN_RATES[-1].long, *needed])
+    return max([timedelta(days=9), BURN_RATES[-1].long, *labels, *needed])
 
 
 def watch(
@@ -204,6 +211,8 @@ def _integrity_and_service(
             )
         elif monitor.kind == "service":
             findings += judge_service(monitor, scene.rows, now, model=scene.interface.model, workers=scene.workers)
+        elif monitor.kind == "labels":
+            findings += judge_labels(monitor, scene.rows, scene.maturity, now, tick=scene.tick, spoiled=spoiled)
         elif monitor.kind == "golden":
             findings += judge_golden(monitor, scene.interface.model, scene.workers, now)
         elif monitor.kind == "skew":
