@@ -98,3 +98,14 @@ def test_what_was_so_for_days_is_no_surprise(stream: Stream) -> None:
 def test_few_rows_say_nothing(stream: Stream) -> None:
     found = judged(stream(14, n=20), stream(60, first=-60))
     assert [f.verdict for f in found] == [Verdict.INCONCLUSIVE]
+
+
+def test_scores_of_a_candidate_are_not_held_against_the_champions_range(stream: Stream) -> None:
+    rows, past = stream(14), stream(60, first=-60)
+    wrong = last_day(rows) & (np.arange(rows.num_rows) % 4 == 0)
+    score = np.where(wrong, 7.0, rows["score"].to_numpy())
+    rows = rows.set_column(rows.column_names.index("score"), "score", pa.array(score))
+    assert "range" in [f.measurement.name for f in judged(rows, past, version=1) if f.verdict is Verdict.FAIL]
+    other = pa.array(np.where(wrong, 2, 1), pa.int32())
+    rows = rows.set_column(rows.column_names.index("version"), "version", other)
+    assert [f.verdict for f in judged(rows, past, version=1)] == [Verdict.PASS]

@@ -14,6 +14,7 @@ from undrift.ids import hash_file
 from undrift.plugins import Plugin
 from undrift.project import Project, open_project
 from undrift.rehearse import drill
+from undrift.rehearse.candidate import WORTH
 from undrift.rehearse.drill import Control, Outcome, Rehearsal, rehearse, scenarios
 from undrift.rehearse.scenario import Row, Scenario, Stage
 
@@ -96,6 +97,29 @@ def test_each_failure_is_seen_by_the_part_of_undrift_that_is_there_for_it(traine
     assert report.verdict is Verdict.FAIL, "night_shift went unseen"
     assert {f.measurement.name: f.verdict for f in report.findings}["segment_rots"] is Verdict.INCONCLUSIVE
     assert "the night shift" in report.to_html()
+
+
+def test_candidates_are_trained_and_met_by_the_real_gate_and_a_hurt_business_by_its_own_events(trained: Path) -> None:
+    with open_project(trained) as project:
+        names = ("biased_candidate", "hurts_business", "labels_stop")
+        played = rehearse(project, names, quiet_days=5, most_days=5, per_day=120)
+
+    biased = outcome(played, "biased_candidate")
+    assert (biased.detected, biased.days, biased.by, biased.exposed) == (True, 0, "the gate", 0), "nobody met it"
+    assert "challenger refused, the champion stays" in biased.what
+    assert any(deed.startswith("trained a candidate") for deed in biased.did)
+
+    business = outcome(played, "hurts_business")
+    assert (business.detected, business.by) == (True, "the rollout")
+    assert WORTH in business.what
+
+    labels = outcome(played, "labels_stop")
+    assert labels.detected
+    assert labels.by in ("monitor quality", "monitor labels")
+    assert [c.name for c in played.controls] == [
+        "the quiet days", "nothing wrong", "a sound candidate", "a sound retrain"
+    ]  # fmt: skip
+    assert played.false_alarms == 0, played.controls
 
 
 def test_a_rehearsal_of_nothing_detected_nothing() -> None:

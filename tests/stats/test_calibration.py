@@ -10,16 +10,13 @@ from scipy.special import ndtri
 from undrift.stats.calibration import (
     CalibrationMap,
     Persistence,
-    block_bootstrap_threshold,
     calibration_error,
     expected_roc_auc,
-    false_alarm_rate,
     level_per_test,
     onset_rate,
     onsets,
     reliability,
     step_up,
-    upper_quantile,
 )
 
 
@@ -63,21 +60,6 @@ def history(rng: np.random.Generator, windows: int, columns: int) -> np.ndarray:
     return 5 + noise + 2 * np.sin(2 * np.pi * np.arange(windows) / 24)[:, None]
 
 
-def test_the_threshold_keeps_its_budget_on_days_that_follow():
-    rng = np.random.default_rng(2)
-    alarms = []
-    for _ in range(40):
-        past, future = np.split(history(rng, 24 * 90, 3), [24 * 60])
-        found = block_bootstrap_threshold(
-            past, budget=1, windows=24 * 30, block_length=48, rng=rng, period=24, resamples=60
-        )
-        assert found.resolved
-        assert found.expected <= 1
-        alarms.append(onsets(found.value < future.T))
-    assert np.mean(alarms) - 3 * np.std(alarms) / math.sqrt(40) <= 1
-    assert np.mean(alarms) > 0.1  # not by never alarming
-
-
 def test_a_fixed_level_for_independent_windows_breaks_the_budget_on_the_same_days():
     rng = np.random.default_rng(2)
     alarms = []
@@ -86,34 +68,6 @@ def test_a_fixed_level_for_independent_windows_breaks_the_budget_on_the_same_day
         limit = past.mean(axis=0) + 2 * past.std(axis=0)
         alarms.append(onsets((future > limit).T))
     assert np.mean(alarms) > 10
-
-
-def test_a_history_too_short_for_the_budget_says_so():
-    rng = np.random.default_rng(3)
-    found = block_bootstrap_threshold(rng.random(20), budget=1, windows=30, block_length=4, rng=rng)
-    assert not found.resolved
-    assert found.expected > 1
-
-
-def test_settings_that_make_no_threshold_are_refused():
-    with pytest.raises(ValueError, match=r"block_length in \[1, history\]"):
-        block_bootstrap_threshold([1.0, 2.0], budget=1, windows=3, block_length=5, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="must be positive"):
-        level_per_test(0, 30)
-
-
-def test_the_quantile_holds_for_one_more_value_exactly():
-    rng = np.random.default_rng(4)
-    held = [rng.normal() <= upper_quantile(rng.normal(size=19), 0.9) for _ in range(4000)]
-    assert np.mean(held) == pytest.approx(0.9, abs=0.02)  # 18 of 20 places
-    plain = [rng.normal() <= np.quantile(rng.normal(size=9), 0.9) for _ in range(4000)]
-    assert np.mean(plain) < 0.85
-    assert upper_quantile([], 0.9) == math.inf
-
-
-def test_the_false_alarm_rate_has_its_n():
-    found = false_alarm_rate(np.array([[0, 1], [1, 1], [0, 0], [0, 0]]), 0.5)
-    assert (found.value, found.n) == (0.25, 8)
 
 
 def test_a_calibrated_model_has_no_error_though_the_plain_one_is_positive():

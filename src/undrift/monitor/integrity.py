@@ -54,6 +54,7 @@ def judge_integrity(
     tick: timedelta = timedelta(days=1),
     spoiled: tuple[Window, ...] = (),
     views: Mapping[str, frozenset[str]] | None = None,
+    version: int | None = None,
 ) -> list[Finding]:
     """Judge the rows of the last window; pure.
 
@@ -62,6 +63,7 @@ def judge_integrity(
     rows : captured predictions of the window and of days before it.
     reference : by column name, from the bundle of the champion.
     spoiled : windows of known faults, which are no custom.
+    version : if given, scores are those of this version only: a candidate's are held against a reference of its own.
     views : the features of each view, to tell lookups that found nothing from values that were absent.
     """
     window = Window(now - monitor.span, now)
@@ -72,7 +74,11 @@ def judge_integrity(
         why = f"only {n} rows in {window} to look at"
         return [found(monitor, Verdict.INCONCLUSIVE, why, name="integrity", value=0.0, n=n, window=window)]
     past = (times < int(window.start.timestamp() * 1_000_000)) & outside(times, spoiled)
-    shares = list(_shares(monitor, rows, times, reference, fresh, views or {}))
+    mine = rows["version"].to_numpy() == version if version is not None else np.ones(rows.num_rows, dtype=bool)
+    shares = [
+        share._replace(flag=share.flag & mine) if share.column == "score" else share
+        for share in _shares(monitor, rows, times, reference, fresh, views or {})
+    ]
     alpha = monitor.alpha(len(shares), max(1, int(timedelta(days=30) / tick)))
     findings = []
     for share in shares:

@@ -207,7 +207,14 @@ def _integrity_and_service(
     for monitor in monitors:
         if monitor.kind == "integrity":
             findings += judge_integrity(
-                monitor, scene.rows, scene.reference, now, tick=scene.tick, spoiled=spoiled, views=views
+                monitor,
+                scene.rows,
+                scene.reference,
+                now,
+                tick=scene.tick,
+                spoiled=spoiled,
+                views=views,
+                version=scene.version,
             )
         elif monitor.kind == "service":
             findings += judge_service(monitor, scene.rows, now, model=scene.interface.model, workers=scene.workers)

@@ -19,6 +19,7 @@ from undrift.errors import ConflictError, NotFoundError, SettingsError
 from undrift.finding import Finding, Measurement, Report, Verdict
 from undrift.plugins import names, resolve
 from undrift.project import Project
+from undrift.rehearse.candidate import introduce, refused_by_gate
 from undrift.rehearse.material import Material, gather
 from undrift.rehearse.scenario import Scenario, Sighting
 from undrift.rehearse.stage import Stage, copy_project
@@ -39,6 +40,7 @@ DEEDS: Final = {
     "rollout.aborted": "ended the rollout",
     "retrain.requested": "asked for a retrain",
     "retrain.refused": "refused to retrain",
+    "retrain.finished": "trained a candidate",
     "revision.promoted": "took the release back",
 }
 
@@ -196,6 +198,9 @@ def rehearse(
         controls.append(theatre.control("nothing wrong", most_days, rollout=False))
         if any(scenario.candidate for scenario in played):
             controls.append(theatre.control("a sound candidate", most_days, rollout=True))
+        lesson = max(scenario.teaches for scenario in played)
+        if lesson and declared.train:
+            controls.append(theatre.control("a sound retrain", most_days, rollout=True, lesson=lesson))
         outcomes = [theatre.play(s, strength, most_days) for s in played for strength in strengths]
     return Rehearsal(
         model=declared.name,
@@ -244,21 +249,21 @@ class _Theatre:
         shutil.copytree(self._base, folder)
         return self._stage(folder)
 
-    def control(self, name: str, days: int, *, rollout: bool) -> Control:
-        """A run without a fault."""
+    def control(self, name: str, days: int, *, rollout: bool, lesson: int = 0) -> Control:
+        """A run without a fault; with a candidate that is trained on so many days, or the twin for none."""
         self._say(f"control: {name}")
         stage = self._fresh()
         try:
             stage.begin(Scenario(), 0.0)
             if rollout:
                 stage.per_day *= BUSIER
-                stage.roll_out()
+                introduce(stage, lesson=lesson, worth=True)
             played = 0
             while played < days and not (rollout and stage.rollout_over()):
                 stage.play()
                 played += 1
             alarms = _alarms(stage)
-            back = stage.rolled_back()
+            back = refused_by_gate(stage) or stage.rolled_back()
             return Control(name=name, days=played, false_alarms=alarms + ((back.what,) if back else ()))
         finally:
             stage.close()
@@ -284,7 +289,8 @@ class _Theatre:
             else:
                 if scenario.candidate:
                     stage.per_day *= BUSIER
-                    stage.roll_out()
+                    introduce(stage, lesson=scenario.teaches, worth=scenario.sells)
+                    seen = scenario.sighting(stage)
                 stage.sent = 0
                 while seen is None and days < most_days and not (scenario.candidate and stage.rollout_over()):
                     stage.play()

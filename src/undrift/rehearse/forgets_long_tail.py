@@ -1,4 +1,4 @@
-"""Story 11: retrained too often on what is frequent lately, a candidate forgets the long tail."""
+"""Story 11: retrained on what is frequent lately, a candidate forgets the long tail."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ __all__ = ["ForgetsLongTail"]
 
 
 class ForgetsLongTail(Scenario):
-    """A candidate knows the most frequent group, and is wrong on all others."""
+    """A candidate learns from days in which nearly all traffic was of the most frequent group."""
 
     name = "forgets_long_tail"
     story = 11
     title = "a candidate that forgot the long tail"
-    truth = "the candidate gives all rows outside the most frequent group an answer that is unlike them"
+    truth = "in the days the candidate learns from, the rows of all other groups are replaced by frequent ones"
     candidate = True
+    teaches = 7
+
+    def lesson(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
+        """Each rare row (a share of them below strength 1) is one of the frequent group instead."""
+        frequent = [row for row in stage.material.rows if not self._rare(row, stage)]
+        for number, row in enumerate(rows):
+            if self._rare(row, stage) and (number * 0.618) % 1 < strength:
+                found = frequent[(stage.day * 7919 + number) % len(frequent)]
+                rows[number] = Row(dict(found.inputs), dict(found.features), found.label)
+        return rows
 
     def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
         """Which rows would be hit."""
@@ -29,6 +39,8 @@ class ForgetsLongTail(Scenario):
         return not stage.columns.groups()[0].holds(row)
 
     def answers(self, revision: str, rows: list[Row], given: Any, stage: Stage, strength: float) -> Any:
-        """The wrong answer for all the rest, by the candidate only."""
+        """The wrong answer for all the rest, by a twin; one that was trained needs no help."""
+        if stage.trained:
+            return given
         hit = [revision == stage.candidate and row.touched for row in rows]
         return stage.columns.wrong_answers(given, hit, lambda row: self._rare(row, stage), strength)

@@ -46,6 +46,14 @@ class Script(Protocol):
         """The rows of a day after the onset."""
         ...
 
+    def lesson(self, rows: list[Row], stage: Any, strength: float) -> list[Row]:
+        """The rows of a day from which a candidate learns."""
+        ...
+
+    def worth(self, revision: str, name: str, stage: Any, strength: float) -> float:
+        """What a unit did after an answer."""
+        ...
+
     def spoil(self, column: str, value: Any, strength: float) -> Any:
         """A value of a source's row after the onset."""
         ...

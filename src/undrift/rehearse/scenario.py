@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from zlib import crc32
 
+import numpy as np
+
+from undrift.rehearse.candidate import refused_by_gate
 from undrift.rehearse.row import Row, Sighting
 from undrift.rehearse.stage import Stage
 
@@ -28,6 +32,9 @@ class Scenario:
     kinds : the kinds of monitors whose incidents see it.
     strengths : by name; the number is handed to `change`.
     candidate : it is about a candidate in a rollout, so its control is a rollout of a sound one.
+    teaches : days from which the candidate is trained, changed by `lesson`, where the model can be trained; the twin of
+        the champion takes its place elsewhere, and `answers` makes it bad.
+    sells : it is about what units do after answers, see `worth`.
     apart : it is no change of days: `run_apart` is called once.
     """
 
@@ -38,6 +45,8 @@ class Scenario:
     kinds: ClassVar[tuple[str, ...]] = ()
     strengths: ClassVar[Mapping[str, float]] = STRENGTHS
     candidate: ClassVar[bool] = False
+    teaches: ClassVar[int] = 0
+    sells: ClassVar[bool] = False
     apart: ClassVar[bool] = False
 
     def missing(self, stage: Stage) -> str:
@@ -48,6 +57,17 @@ class Scenario:
         """The rows of a day after the onset; may change them in place."""
         return rows
 
+    def lesson(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
+        """The rows of a day from which a candidate learns; may change them in place."""
+        return rows
+
+    def worth(self, revision: str, name: str, stage: Stage, strength: float) -> float:
+        """What the unit of a prediction did after the answer of a revision, as the value of a business event.
+
+        Around 1 with a standard deviation of a half, whatever was answered.
+        """
+        return float(np.random.default_rng([stage.seed, crc32(name.encode())]).gamma(4.0, 0.25))
+
     def spoil(self, column: str, value: Any, strength: float) -> Any:
         """A value of a source's row after the onset."""
         return value
@@ -57,8 +77,10 @@ class Scenario:
         return given
 
     def sighting(self, stage: Stage) -> Sighting | None:
-        """Whether undrift has seen it: by default an incident of its kinds, or the rollout rolled back."""
-        return stage.rolled_back() if self.candidate else stage.incident(self.kinds)
+        """Whether undrift has seen it: by default an incident of its kinds; of candidates the gate or the rollout."""
+        if self.candidate:
+            return refused_by_gate(stage) or stage.rolled_back()
+        return stage.incident(self.kinds)
 
     def run_apart(self, stage: Stage, strength: float) -> Sighting | None:
         """The whole of a scenario that plays no days."""

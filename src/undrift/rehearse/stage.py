@@ -16,12 +16,18 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from undrift.capture.capture import LabelRecord, PredictionRecord, Record, SourceRecord, SpoolWriter
+from undrift.capture.capture import (
+    EventRecord,
+    LabelRecord,
+    PredictionRecord,
+    Record,
+    SourceRecord,
+    SpoolWriter,
+)
 from undrift.capture.ingest import Ingest
 from undrift.data.decoder import Decoder
 from undrift.declarations import Model
 from undrift.deploy.routes import running
-from undrift.develop.bundle import MANIFEST_FILE, revision_id
 from undrift.errors import PredictionError, RequestError
 from undrift.event import Draft, Event
 from undrift.ids import duration, to_micros
@@ -31,7 +37,6 @@ from undrift.project import FEEDS, Project, open_project
 from undrift.rehearse.columns import Columns
 from undrift.rehearse.material import Material
 from undrift.rehearse.row import Row, Script, Sighting
-from undrift.releases import start_rollout
 from undrift.tick import run_tick
 
 __all__ = ["DAY", "START", "Stage", "copy_project"]
@@ -61,6 +66,7 @@ def copy_project(project: Project, model: Model, folder: Path) -> Path:
         row = project.version(model.name, revision=route["champion"])
         copy.artifacts.put(project.artifacts.get(row["bundle"]))
         version = {name: value for name, value in row.items() if name not in ("at", "actor")}
+        version["dataset"] = ""  # it stays at home
         crowned = {"model": model.name, "revision": row["revision"], "version": row["version"], "forced": False}
         drafts.append(_draft("version.registered", model.name, version))
         drafts.append(_draft("revision.promoted", model.name, crowned))
@@ -111,7 +117,8 @@ class Stage:
     def __init__(self, folder: Path, model: str, material: Material, *, per_day: int, seed: int, day: int = 0) -> None:
         self.project = open_project(folder)
         self.project.follow()
-        vars(self.project)["mirror_champion"] = lambda *_: None  # what happens on a stage is no business of MLflow
+        # what happens on a stage is no business of MLflow
+        vars(self.project).update(mirror_champion=lambda *_: None, tracking=None, registry=_Nowhere())
         self.model = self.project.model(model)
         self.material, self.per_day, self.seed = material, per_day, seed
         self.columns = Columns(self.project, self.model, material)
@@ -119,6 +126,7 @@ class Stage:
         self.day = day
         self.onset: int | None = None
         self.candidate = ""
+        self.teaching, self.trained, self.worth_event = False, False, ""
         self.scenario: Script | None = None
         self.strength = 0.0
         self.exposed, self.violations = 0, 0
@@ -166,7 +174,8 @@ class Stage:
         rng = np.random.default_rng([self.seed, self.day])
         rows = [self._drawn(place, rng) for place in rng.choice(len(self.material.rows), self.per_day)]
         if self.scenario is not None:
-            rows = self.scenario.change(rows, self, self.strength)
+            acts = self.scenario.lesson if self.teaching else self.scenario.change
+            rows = acts(rows, self, self.strength)
         start = self.now
         records = self._answered(rows, start, rng)
         records += self._reports(start)
@@ -264,7 +273,23 @@ class Stage:
                 records.append(_record(common, mine, given, 0))
                 continue
             records.append(_record(common, mine, answers, place))
-        return records
+        return [*records, *self._worths(records)]
+
+    def _worths(self, records: list[Record]) -> list[Record]:
+        """What units did after the answers, where the scenario and the rollout are about that."""
+        if not self.worth_event or self.scenario is None:
+            return []
+        told: list[Record] = []
+        for each in records:
+            if isinstance(each, PredictionRecord) and each.error is None:
+                value = self.scenario.worth(each.revision, each.id, self, self.strength)
+                told.append(
+                    EventRecord(
+                        model=each.model, id=f"worth-{each.id}", unit=each.unit, name=self.worth_event, value=value,
+                        event_time=each.event_time, received_at=each.received_at,
+                    )
+                )  # fmt: skip
+        return told
 
     def _unit(self, row: Row, name: str) -> str:
         return str(row.inputs.get(self.interface.unit) or name)
@@ -299,38 +324,15 @@ class Stage:
         while (job := self.project.jobs.claim(ME, ("retrain", "notify"), timedelta(minutes=1))) is not None:
             self.project.jobs.finish(job, {"lines": ["rehearsed: asked for, not done"]})
 
-    # -- candidates ---------------------------------------------------------------------------------------------------
-
-    def roll_out(self) -> str:
-        """Put the champion's twin into the declared rollout (without its shadow stage); its revision."""
-        route = self.project.route(self.model.name)
-        assert route is not None, "the copy was made with a champion"
-        row = self.project.version(self.model.name, revision=route["champion"])
-        folder = Path(self.project.settings.root) / "candidate"
-        shutil.copytree(self.project.artifacts.get(row["bundle"]), folder, copy_function=shutil.copyfile)
-        folder.chmod(0o755)
-        file = folder / MANIFEST_FILE
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        manifest.setdefault("trained", {})["rehearsed"] = True
-        file.write_text(json.dumps(manifest), encoding="utf-8")
-        digest = self.project.artifacts.put(folder)
-        shutil.rmtree(folder)
-        revision = revision_id(digest)
-        version = {k: v for k, v in row.items() if k not in ("at", "actor")}
-        version |= {"version": row["version"] + 1, "revision": revision, "bundle": digest}
-        self.project.journal.record([_draft("version.registered", self.model.name, version)])
-        rollout = msgspec.structs.replace(self.model.rollout, strategy="canary", shadow=None, approval=False)
-        declared = msgspec.structs.replace(self.model, rollout=rollout)
-        decision = start_rollout(self.project, declared, version, actor=ME, why="rehearsed", at=self.now)
-        self.project.journal.record(decision.drafts)
-        self.candidate = revision
-        return revision
-
     # -- what was seen ------------------------------------------------------------------------------------------------
 
     def events(self, *kinds: str) -> list[Event]:
         """The events since the onset (or since the run began), of some kinds."""
         return self.project.journal.events(kinds=kinds, after=self._first)
+
+    def before(self, kind: str) -> list[Event]:
+        """The events of a kind until the onset."""
+        return [event for event in self.project.journal.events(kinds=(kind,)) if event.seq <= self._first]
 
     def incident(
         self, kinds: tuple[str, ...], *, where: Callable[[dict[str, Any]], bool] | None = None
@@ -367,6 +369,13 @@ class Stage:
     def rollout_over(self) -> bool:
         """Whether no rollout is under way any more."""
         return not running(self.project.journal)
+
+
+class _Nowhere:
+    """A registry that keeps nothing."""
+
+    def register(self, *_: Any, **__: Any) -> None:
+        """Keep nothing."""
 
 
 def _record(common: dict[str, Any], mine: dict[str, Any], answers: Any, place: int) -> PredictionRecord:

@@ -1,8 +1,7 @@
 """From a false-alarm budget to thresholds, and whether stated probabilities are true.
 
-"One false alarm in 30 days over C columns" becomes a level for each test, or a threshold drawn from the past by
-resampling blocks that keep autocorrelation and rhythm. What is resampled must be free of the failures that one wants to
-find.
+"One false alarm in 30 days over C columns" becomes a level for each test, stepped up where many tests are beyond. How
+days and weeks differ by themselves enters as a design effect of counts, in monitor/drift.py.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from undrift.stats.compare import block_rows, wilson_interval
-from undrift.stats.summary import Counts, Estimate, FloatArray, finite, in_unit_interval
+from undrift.stats.compare import wilson_interval
+from undrift.stats.summary import Counts, Estimate, FloatArray, finite
 
 
 class Persistence(msgspec.Struct, frozen=True):
@@ -29,30 +28,12 @@ class Persistence(msgspec.Struct, frozen=True):
             raise ValueError(f"persistence needs 1 <= k <= n, got {self.k} of {self.n}")
 
 
-class Threshold(msgspec.Struct, frozen=True, kw_only=True):
-    """A threshold with what it was drawn from.
-
-    Parameters
-    ----------
-    value : alarm when the statistic is above it; infinite in JSON is null.
-    expected : false alarms expected over the budget's windows, as measured by resampling, at most the budget.
-    n : windows in the history.
-    resolved : False when the history is too short for the budget: `value` is then the largest statistic seen and
-        `expected` still too many.
-    """
-
-    value: float
-    expected: float
-    n: int
-    resolved: bool
-
-
 def level_per_test(budget: float, windows: int, tests: int = 1, persistence: Persistence | None = None) -> float:
     """Probability with which each test may be beyond its threshold in each window, for at most `budget` alarms
     expected.
 
     Alarms are counted when they begin (see `onset_rate`), and expectations add up whatever the dependence between
-    tests. Windows are taken as independent; for autocorrelated ones use `block_bootstrap_threshold`.
+    tests. Windows are taken as independent: monitors whose windows overlap ask without persistence (`Monitor.alpha`).
 
     Parameters
     ----------
@@ -125,92 +106,6 @@ def onsets(beyond: ArrayLike, persistence: Persistence | None = None) -> int:
     began = alarmed.copy()
     began[..., 1:] &= ~alarmed[..., :-1]
     return int(began.sum())
-
-
-def block_bootstrap_threshold(
-    statistics: ArrayLike,
-    *,
-    budget: float,
-    windows: int,
-    block_length: int,
-    rng: np.random.Generator,
-    persistence: Persistence | None = None,
-    period: int = 1,
-    resamples: int = 400,
-) -> Threshold:
-    """Smallest threshold on per-window statistics at which resampled histories raise at most `budget` alarms in
-    `windows`.
-
-    Whole blocks of windows are drawn, in phase with `period`, so autocorrelation and rhythm stay; columns are drawn
-    together, so their correlation does. Columns share the threshold: bring them to one scale before. To the alarms
-    counted comes windows / (history + 1), the chance that exchangeable windows pass all of history (as the "plus one"
-    of resampling tests, Davison and Hinkley 1997, p. 141), so a short history cannot promise what it never saw.
-
-    Parameters
-    ----------
-    statistics : shape (history,) or (history, columns), larger means more drift; history free of failures.
-    budget : alarms tolerated over `windows` windows and all columns, > 0.
-    block_length : windows in a block, at least the persistence's n; a few times the length of the autocorrelation.
-    period : windows in a rhythm (24 of an hour each), 1 for none.
-
-    >>> rng = np.random.default_rng(5)
-    >>> found = block_bootstrap_threshold(rng.chisquare(3, 500), budget=1, windows=30, block_length=5, rng=rng)
-    >>> found.resolved, 6 < found.value < 11
-    (True, True)
-    """
-    x = finite(statistics, "statistics")
-    x = x[:, None] if x.ndim == 1 else x
-    history = int(x.shape[0])
-    if history < 2 or not 1 <= block_length <= history or budget <= 0 or windows < 1:
-        raise ValueError(
-            f"need two windows of history, block_length in [1, history], budget and windows > 0; got {history}, "
-            f"block_length {block_length}, budget {budget}, windows {windows}"
-        )
-    rows = np.stack([block_rows(history, windows, block_length, rng, period=period) for _ in range(resamples)])
-    drawn: FloatArray = np.moveaxis(x[rows], 1, -1)
-
-    def expected(threshold: float) -> float:
-        return onsets(np.asarray(drawn > threshold), persistence) / resamples + windows / (history + 1)
-
-    levels = np.unique(x)
-    low, high = 0, levels.size - 1
-    if expected(float(levels[high])) > budget:
-        return Threshold(value=float(levels[high]), expected=expected(float(levels[high])), n=history, resolved=False)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if expected(float(levels[middle])) <= budget else (middle + 1, high)
-    return Threshold(value=float(levels[high]), expected=expected(float(levels[high])), n=history, resolved=True)
-
-
-def upper_quantile(sample: ArrayLike, level: float) -> float:
-    """The value that one more, exchangeable value stays at or below with probability at least `level`, exactly.
-
-    The ceil((n + 1) level)-th smallest (split-conformal quantile; Vovk et al. 2005, Lei et al. 2018); infinite when the
-    sample is too short for the level.
-
-    >>> upper_quantile(range(1, 100), 0.95), upper_quantile([1, 2, 3], 0.95)
-    (95.0, inf)
-    """
-    x = np.sort(finite(sample, "sample").ravel())
-    rank = math.ceil((x.size + 1) * in_unit_interval(level, "level") - 1e-9)
-    return float(x[rank - 1]) if rank <= x.size else math.inf
-
-
-def false_alarm_rate(
-    statistics: ArrayLike, threshold: float, persistence: Persistence | None = None, *, level: float = 0.95
-) -> Estimate:
-    """Alarms that began per window of a history known to be clean, with a Wilson interval (which takes beginnings as
-    independent).
-
-    Parameters
-    ----------
-    statistics : shape (windows,) or (windows, columns); a window counts once for each column.
-
-    >>> false_alarm_rate([0.1, 0.9, 0.8, 0.1], 0.5).value
-    0.25
-    """
-    x = finite(statistics, "statistics")
-    return wilson_interval(Counts(onsets(np.moveaxis(x, 0, -1) > threshold, persistence), int(x.size)), level)
 
 
 class ReliabilityBin(msgspec.Struct, frozen=True, kw_only=True):

