@@ -8,9 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from undrift.errors import DeclarationError
 from undrift.finding import Verdict
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.multivariate import domain_auc, judge_multivariate, matrix, reconstruction
+from undrift.monitor.multivariate import (
+    domain_auc,
+    judge_multivariate,
+    matrix,
+    maximum_mean_discrepancy,
+    reconstruction,
+)
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
 
@@ -68,3 +75,61 @@ def test_few_weeks_say_nothing() -> None:
     monitor = Monitor(name="together", kind="multivariate")
     found = judge_multivariate(monitor, weeks(False, days=20), START + timedelta(days=20))
     assert [f.verdict for f in found] == [Verdict.INCONCLUSIVE]
+
+
+def embedded(days: int, dims: int = 16, *, moved: float = 0.0, wider: float = 1.0, seed: int = 0) -> pa.Table:
+    """Rows with an embedding; days have a mean of their own, and in the last week it moves or widens."""
+    rng = np.random.default_rng(seed)
+    day = np.repeat(np.arange(days), 60)
+    last = (day >= days - 7)[:, None]
+    x = rng.normal(size=(len(day), dims)) * np.where(last, wider, 1.0)
+    x += rng.normal(0, 0.03, (days, dims))[day] + np.where(last, moved, 0.0)
+    at = int(START.timestamp()) * 1_000_000 + day * 86_400_000_000 + np.tile(np.arange(60), days) * 1_000_000
+    fields = [f"e{i}" for i in range(dims)]
+    return pa.table(
+        {
+            "event_time": pa.array(at, pa.timestamp("us", "UTC")),
+            "inputs": pa.StructArray.from_arrays([pa.array(x[:, i]) for i in range(dims)], fields),
+            "score": np.zeros(len(day)),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "change", "bad"),
+    [
+        ("mean_shift", {}, False),
+        ("mean_shift", {"moved": 0.3}, True),
+        ("mean_shift", {"wider": 2.0}, False),  # a mean that stays is all it looks at
+        ("mmd", {}, False),
+        ("mmd", {"moved": 0.3}, True),
+        ("mmd", {"wider": 2.0}, True),
+    ],
+)
+def test_an_embedding_that_moves_or_widens_is_seen_by_what_looks_at_that(
+    metric: str, change: dict[str, float], bad: bool
+) -> None:
+    monitor = Monitor(name="text", kind="multivariate", metric=metric, practical=0.03)
+    rows = embedded(42, **change)
+    (found,) = judge_multivariate(monitor, rows, START + timedelta(days=42))
+    assert (found.verdict is Verdict.FAIL) == bad, found.why
+
+
+def test_the_discrepancy_is_that_of_the_kernel_itself() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(300, 3)), rng.normal(0.8, 1, (300, 3))
+    draw = np.random.default_rng(0)
+    left, right = (a[draw.integers(0, 300, 500)] for _ in range(2))
+    apart = np.linalg.norm(left - right, axis=1)
+    width = np.median(apart[apart > 0])
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.exp(-np.square(x[:, None] - y[None]).sum(axis=2) / (2 * width**2)).mean())
+
+    exact = np.sqrt(kernel(a, a) + kernel(b, b) - 2 * kernel(a, b))
+    assert maximum_mean_discrepancy(a, b, features=4000) == pytest.approx(exact, rel=0.05)
+
+
+def test_a_measure_that_is_not_known_is_refused_with_those_that_are() -> None:
+    with pytest.raises(DeclarationError, match="mean_shift, mmd"):
+        Monitor(name="text", kind="multivariate", metric="cosine")

@@ -51,8 +51,8 @@ def with_night_shift(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def state_of(folder: Path) -> tuple[int, dict[str, str]]:
-    """The length of a log, and all files but the database, which opening alone may fold together."""
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("undrift.db") and p.suffix != ".pyc")
+    """The length of a log, and all files but the databases, which opening alone may fold together."""
+    files = (p for p in folder.rglob("*") if p.is_file() and ".db" not in p.name and p.suffix != ".pyc")
     with open_project(folder) as project:
         return project.journal.verify(), {str(p.relative_to(folder)): hash_file(p) for p in files}
 

@@ -33,6 +33,7 @@ Kind = Literal[
     "skew",
     "golden",
     "labels",
+    "freshness",
 ]
 FEWEST_DAYS: Final[dict[str, int]] = {
     "drift": 5,
@@ -43,6 +44,7 @@ FEWEST_DAYS: Final[dict[str, int]] = {
     "slices": 7,
 }
 """Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
+TOGETHER: Final = ("reconstruction", "domain_auc", "mean_shift", "mmd")
 ACTIONS: Final = frozenset({"freeze", "retrain", "roll_back"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -63,6 +65,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "slices": {"window": "28d", "practical": 0.2, "severity": "high"},
     "service": {"window": "1d", "practical": 0.0, "severity": "high"},
     "skew": {"window": "1d", "practical": 0.01, "severity": "critical"},
+    "freshness": {"window": "1d", "practical": 0.05, "severity": "high"},
     "labels": {"window": "1d", "practical": 0.3, "severity": "high"},
     "golden": {"window": "1h", "practical": 0.0, "severity": "critical"},
 }
@@ -83,11 +86,12 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         rows, found by search), ``service`` (failed and late answers against an objective; memory, load and cost against
         limits), ``skew`` (features served against features computed offline), ``golden`` (running workers asked again
         what their models answered when they were registered, and files of bundles that changed),
-        ``labels`` (labels that stop coming, or come late).
+        ``labels`` (labels that stop coming, or come late), ``freshness`` (looked-up values that are old or gone).
     columns : which columns; all if empty.
     source : which source (feed); all the model's views use if empty.
     metric : which loss (performance, estimate, slices); empty for ``log_loss`` of classifiers and ``absolute_error`` of
-        regression. Which measure (multivariate): ``reconstruction`` or ``domain_auc``, both if empty.
+        regression. Which measure (multivariate): ``reconstruction`` or ``domain_auc``, both if empty; of an
+        embedding in ``columns``, ``mean_shift`` or ``mmd``.
     history : how far back kept profiles tell how days and weeks naturally differ (drift), as ``60d``; empty for none:
         then the days of the window alone have to.
     distance : which one (drift): a name of `undrift.data.difference.MEASURES`; empty for Kolmogorov-Smirnov of numbers
@@ -97,6 +101,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     limit_memory_mb, limit_busy, limit_cost : what a worker process may hold (MB), the share of a core it may use over a
         quarter of an hour, and what a million predictions may cost over an hour at ``serve.price_per_cpu_hour``
         (service); 0 for no limit.
+    oldest : the age, as ``3h``, above which a looked-up value is stale (freshness); each view's time to live if empty.
     by_segment : also each declared segment (performance; drift where ``history`` is kept).
     window : span of event time that is judged together; at least five days for ``drift`` and three for ``performance``,
         which would otherwise never see enough days to judge. The kind's default if empty: 1d (feed, silent), 7d
@@ -122,6 +127,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     distance: str = ""
     history: str = ""
     objective: float = 0.99
+    oldest: str = ""
     limit_ms: float = 0.0
     limit_memory_mb: float = 0.0
     limit_busy: float = 0.0
@@ -141,8 +147,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         try:
             span = self.span
             rule = self.lasting
-            if self.history:
-                duration(self.history)
+            for text in (self.history, self.oldest):
+                duration(text) if text else None
         except ValueError as error:
             raise DeclarationError(f"monitor {self.name!r}: {error}.") from error
         if self.distance and self.distance not in MEASURES:
@@ -166,6 +172,11 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 f"days and needs at least {fewest} of them.",
                 hint=f'Say window="{fewest}d" or longer, or leave it out: the default is '
                 f"{_DEFAULTS[self.kind]['window']}.",
+            )
+        if self.kind == "multivariate" and self.metric not in ("", *TOGETHER):
+            raise DeclarationError(
+                f"monitor {self.name!r}: unknown metric {self.metric!r} of kind multivariate; known: "
+                f"{', '.join(TOGETHER)}."
             )
         unknown = set(self.acts) - ACTIONS
         if unknown:

@@ -1,9 +1,9 @@
-"""What no single column shows: columns that no longer go together.
+"""What no single column shows: columns that no longer go together, and embeddings that moved.
 
-Two measures. The reconstruction error: how far rows lie from the principal components of earlier weeks (NannyML's
-multivariate drift; Rabanser and others 2019, "Failing loudly"). The domain classifier: how well a model tells rows of
-the window from earlier ones (Lopez-Paz and Oquab 2017). Both are judged against how earlier windows of the same length
-came out, so what is natural for these data is no drift.
+The reconstruction error: how far rows lie from the principal components of earlier weeks (NannyML's multivariate drift;
+Rabanser and others 2019, "Failing loudly"). The domain classifier: how well a model tells rows of the window from
+earlier ones (Lopez-Paz and Oquab 2017). Of an embedding, the shift of its mean, and the maximum mean discrepancy
+(Gretton and others 2012). All are judged against how earlier windows of the same length came out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PAST_WINDOWS", "domain_auc", "judge_multivariate", "matrix", "reconstruction"]
+__all__ = [
+    "PAST_WINDOWS",
+    "domain_auc",
+    "judge_multivariate",
+    "matrix",
+    "maximum_mean_discrepancy",
+    "mean_shift",
+    "reconstruction",
+]
 
 PAST_WINDOWS: Final = 5
 """Earlier windows that are looked at: one to learn from at least, the others show what is natural."""
@@ -89,6 +97,31 @@ def domain_auc(past: Floats, now: Floats, days: tuple[NDArray[np.int64], NDArray
     return float(roc_auc_score(y[held], score[held])) if np.unique(y[held]).size == 2 else 0.5
 
 
+def mean_shift(past: Floats, now: Floats) -> float:
+    """How far the mean moved, in root mean square distances of ``past`` from its own mean; 0 for no move."""
+    spread = float(np.sqrt(past.var(axis=0).sum()))
+    return float(np.linalg.norm(now.mean(axis=0) - past.mean(axis=0))) / spread if spread > 0 else 0.0
+
+
+def maximum_mean_discrepancy(past: Floats, now: Floats, *, features: int = 512, seed: int = 0) -> float:
+    """The distance of two samples' means under a Gaussian kernel, in [0, 2**0.5]: it sees more than the mean's shift.
+
+    By random Fourier features (Rahimi and Recht 2007), so that it costs a pass over the rows; the kernel's width is the
+    median distance between rows of ``past`` (the median heuristic).
+    """
+    rng = np.random.default_rng(seed)
+    a, b = (past[rng.integers(0, len(past), 500)] for _ in range(2))
+    apart = np.linalg.norm(a - b, axis=1)
+    width = float(np.median(apart[apart > 0])) if (apart > 0).any() else 1.0
+    ways = rng.normal(size=(past.shape[1], features)) / width
+    turn = rng.uniform(0, 2 * np.pi, features)
+    means = [np.cos(part @ ways + turn).mean(axis=0) for part in (past, now)]
+    return float(np.sqrt(2 / features) * np.linalg.norm(means[1] - means[0]))
+
+
+EMBEDDING: Final = {"mean_shift": mean_shift, "mmd": maximum_mean_discrepancy}
+
+
 def judge_multivariate(
     monitor: Monitor, rows: pa.Table, now: datetime, *, tick: timedelta = timedelta(days=1),
     spoiled: tuple[Window, ...] = (),
@@ -101,7 +134,8 @@ def judge_multivariate(
 
     Parameters
     ----------
-    monitor : its ``metric`` may name one of the two, ``reconstruction`` or ``domain_auc``.
+    monitor : its ``metric`` may name one: ``reconstruction`` or ``domain_auc`` (both if empty), or of ``columns`` that
+        hold an embedding ``mean_shift`` or ``mmd``.
     rows : captured predictions of at least `PAST_WINDOWS` + 1 windows.
     """
     window = Window(now - monitor.span, now)
@@ -127,6 +161,8 @@ def judge_multivariate(
     findings = []
     if monitor.metric in ("", "reconstruction"):
         findings.append(_reconstructed(monitor, x, times, (fresh, past), alpha, window))
+    if monitor.metric in EMBEDDING:
+        findings.append(_moved_together(monitor, x, (fresh, past), alpha, window))
     if monitor.metric in ("", "domain_auc"):
         findings.append(_told_apart(monitor, x, times, (fresh, past), window))
     return findings
@@ -163,6 +199,31 @@ def _reconstructed(
         monitor, Verdict.FAIL if bad else Verdict.PASS, why, name="reconstruction", value=value, n=int(fresh.sum()),
         window=window, interval=Interval(max(0.0, value - reach), value + reach, 1 - alpha),
         cause="inputs no longer go together as before" if bad else "", lingers=bool(bad),
+    )  # fmt: skip
+
+
+def _moved_together(
+    monitor: Monitor, x: Floats, parts: tuple[Bools, list[Bools]], alpha: float, window: Window
+) -> Finding:
+    """An embedding's distance from the windows before, against each of these from the others."""
+    from scipy.special import stdtrit
+
+    fresh, past = parts
+    measure = EMBEDDING[monitor.metric]
+    all_past = np.logical_or.reduce(past)
+    usual = [measure(x[all_past & ~held], x[held]) for held in past]
+    value = measure(x[all_past], x[fresh])
+    centre, spread = float(np.mean(usual)), float(np.std(usual, ddof=1))
+    reach = float(stdtrit(len(usual) - 1, 1 - alpha)) * spread * float(np.sqrt(1 + 1 / len(usual)))
+    bad = value - reach > centre and value - centre > monitor.size
+    why = (
+        f"{monitor.metric.replace('_', ' ')} of {x.shape[1]} columns is {value:.3f}, {centre:.3f} +- {reach:.3f} in "
+        f"{len(usual)} windows before (tolerated {monitor.size:g} more)"
+    )
+    return found(
+        monitor, Verdict.FAIL if bad else Verdict.PASS, why, name=monitor.metric, value=value, n=int(fresh.sum()),
+        window=window, interval=Interval(max(0.0, value - reach), value + reach, 1 - alpha),
+        cause="the embedding moved" if bad else "", lingers=bool(bad),
     )  # fmt: skip
 
 

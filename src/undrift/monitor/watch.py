@@ -25,6 +25,7 @@ from undrift.monitor.drift import judge_drift
 from undrift.monitor.estimate import CHECKED, judge_estimate
 from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
 from undrift.monitor.frames import inside, micros
+from undrift.monitor.freshness import judge_freshness
 from undrift.monitor.golden import judge_golden
 from undrift.monitor.integrity import judge_integrity
 from undrift.monitor.labels import judge_labels
@@ -93,6 +94,7 @@ def look_back(
         "slices": 2,
         "change": 1,
         "integrity": 8,
+        "freshness": 8,
         "multivariate": PAST_WINDOWS + 1,
         "estimate": 2 * CHECKED,
     }
@@ -220,6 +222,8 @@ def _integrity_and_service(
             findings += judge_service(monitor, scene.rows, now, model=scene.interface.model, workers=scene.workers)
         elif monitor.kind == "labels":
             findings += judge_labels(monitor, scene.rows, scene.maturity, now, tick=scene.tick, spoiled=spoiled)
+        elif monitor.kind == "freshness":
+            findings += judge_freshness(monitor, scene.interface, scene.rows, now, tick=scene.tick, spoiled=spoiled)
         elif monitor.kind == "golden":
             findings += judge_golden(monitor, scene.interface.model, scene.workers, now)
         elif monitor.kind == "skew":

@@ -37,8 +37,10 @@ days then, and it is the rollout that meets the world as it is.
 """
 
 
-def introduce(stage: Stage, *, lesson: int, worth: bool) -> None:
+def introduce(stage: Stage, *, lesson: int, worth: bool) -> str:
     """Bring a candidate in: trained on so many days of a lesson where the model can be trained, else the twin.
+
+    Returns why nothing could be trained and judged; empty where something was.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ def introduce(stage: Stage, *, lesson: int, worth: bool) -> None:
     """
     if not lesson or not stage.model.train:
         roll_out(stage, worth=worth)
-        return
+        return ""
     clean = CLEAN if stage.interface.time else 0
     stage.teaching = True
     for _ in range(lesson):
@@ -58,6 +60,8 @@ def introduce(stage: Stage, *, lesson: int, worth: bool) -> None:
     stage.sent = stage.exposed = stage.violations = 0
     stage.trained = True
     _retrain(stage, lesson + clean, clean)
+    ended = stage.events("retrain.finished")
+    return ended[-1].why if ended and ended[-1].payload["gate"] is None else ""
 
 
 def _retrain(stage: Stage, days: int, clean: int) -> None:

@@ -257,7 +257,8 @@ class _Theatre:
             stage.begin(Scenario(), 0.0)
             if rollout:
                 stage.per_day *= BUSIER
-                introduce(stage, lesson=lesson, worth=True)
+                problem = introduce(stage, lesson=lesson, worth=True)
+                name = f"{name} ({problem})" if problem else name
             played = 0
             while played < days and not (rollout and stage.rollout_over()):
                 stage.play()
@@ -289,7 +290,9 @@ class _Theatre:
             else:
                 if scenario.candidate:
                     stage.per_day *= BUSIER
-                    introduce(stage, lesson=scenario.teaches, worth=scenario.sells)
+                    problem = introduce(stage, lesson=scenario.teaches, worth=scenario.sells)
+                    if problem:
+                        return Outcome(**told, missing=problem)
                     seen = scenario.sighting(stage)
                 stage.sent = 0
                 while seen is None and days < most_days and not (scenario.candidate and stage.rollout_over()):

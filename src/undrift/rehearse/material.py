@@ -118,8 +118,7 @@ def _sources(project: Project, model: Model) -> dict[str, list[dict[str, Any]]]:
     import pyarrow.compute as pc
 
     found = {}
-    watched = {view.source for view in model.views} if any(m.kind == "feed" for m in model.monitors) else set()
-    watched |= {m.source for m in model.monitors if m.source}
+    watched = {view.source for view in model.views} | {m.source for m in model.monitors if m.source}
     known = project.known_sources()
     for name in sorted(watched & set(known)):
         table = project.lake.scan(f"source_{name}")
