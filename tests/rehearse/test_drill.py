@@ -105,9 +105,9 @@ def test_candidates_are_trained_and_met_by_the_real_gate_and_a_hurt_business_by_
         played = rehearse(project, names, quiet_days=5, most_days=5, per_day=120)
 
     biased = outcome(played, "biased_candidate")
-    assert (biased.detected, biased.days, biased.by, biased.exposed) == (True, 0, "the gate", 0), "nobody met it"
-    assert "challenger refused, the champion stays" in biased.what
-    assert any(deed.startswith("trained a candidate") for deed in biased.did)
+    assert not biased.detected
+    assert biased.missing.startswith("the gate fails a sound retrain on these rows too"), "which proves nothing, then"
+    assert "challenger refused, the champion stays" in biased.missing
 
     business = outcome(played, "hurts_business")
     assert (business.detected, business.by) == (True, "the rollout")

@@ -224,6 +224,7 @@ class _Theatre:
         self._project, self._model, self._material = project, model, material
         self._scratch, self._per_day, self._seed, self._say = scratch, per_day, seed, say
         self._day, self._runs = 0, 0
+        self._refused_sound = ""
         self._base = scratch / "base"
 
     def prepare(self, declared: Any, days: int) -> Control:
@@ -264,7 +265,8 @@ class _Theatre:
                 stage.play()
                 played += 1
             alarms = _alarms(stage)
-            back = refused_by_gate(stage) or stage.rolled_back()
+            refused, back = refused_by_gate(stage), stage.rolled_back()
+            self._refused_sound = self._refused_sound or (refused.what if refused else "")
             return Control(name=name, days=played, false_alarms=alarms + ((back.what,) if back else ()))
         finally:
             stage.close()
@@ -294,6 +296,11 @@ class _Theatre:
                     if problem:
                         return Outcome(**told, missing=problem)
                     seen = scenario.sighting(stage)
+                    if seen is not None and self._refused_sound:
+                        why = (
+                            "the gate fails a sound retrain on these rows too, so that it fails this one shows nothing"
+                        )
+                        return Outcome(**told, missing=f"{why}: {self._refused_sound}")
                 stage.sent = 0
                 while seen is None and days < most_days and not (scenario.candidate and stage.rollout_over()):
                     stage.play()
