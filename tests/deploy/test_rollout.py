@@ -117,10 +117,36 @@ def test_what_cannot_be_measured_three_times_in_a_row_pauses() -> None:
     for hour in (1, 2):
         state = decide(state, Verdict.ERROR, at=NOW + timedelta(hours=hour)).state
     state = decide(state, Verdict.PASS, at=NOW + timedelta(hours=3)).state
-    assert state.blind == 0
+    assert state.unmeasured == {}
     for hour in (4, 5, 6):
         state = decide(state, Verdict.ERROR, at=NOW + timedelta(hours=hour)).state
-    assert (state.status, state.blind) == ("paused", 3)
+    assert (state.status, state.unmeasured) == ("paused", {"brier": 3})
+
+
+def test_each_metric_is_counted_by_itself_when_it_cannot_be_measured() -> None:
+    """Two metrics that fail by turns were each measured in between; one that fails at every tick pauses."""
+
+    def blind(*names: str) -> Report:
+        findings = tuple(
+            Finding(
+                verdict=Verdict.ERROR if name in names else Verdict.PASS,
+                why=f"{name} is gone",
+                measurement=Measurement(name=name, value=None if name in names else 0.1, n=100),
+            )
+            for name in ("brier", "failed", "latency")
+        )
+        return Report(title="Rollout", subject="r1", findings=findings)
+
+    state = begin()
+    for hour, names in enumerate([("brier",), ("failed",), ("brier",), ("failed", "latency"), ("latency",)], start=1):
+        state = reconcile(state.declared, state, blind(*names), units(), NOW + timedelta(hours=hour)).state
+        assert state.status == "running"
+    assert state.unmeasured == {"latency": 2}
+    decision = reconcile(state.declared, state, blind("brier", "latency"), units(), NOW + timedelta(hours=6))
+    assert (decision.state.status, decision.state.unmeasured) == ("paused", {"brier": 1, "latency": 3})
+    assert decision.state.reason == "could not be measured 3 times in a row: latency is gone"
+    resumed = resume(decision.state, NOW + timedelta(hours=7), actor="person:ben", why="fixed").state
+    assert (resumed.status, resumed.unmeasured) == ("running", {})
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from undrift.data.contract import Contract, Field
+from undrift.deploy import tally_file
 from undrift.deploy.evidence import Cell, Evidence, collect
 from undrift.deploy.metrics import Metric
-from undrift.deploy.rollout import RolloutState, start
+from undrift.deploy.rollout import RolloutState, Span, start
 from undrift.deploy.strategy import Guardrail, Objective, Rollout
+from undrift.deploy.tally import Tally
 from undrift.develop.bundle import Interface
 from undrift.state.lake import DeltaLake
 from undrift.stats.sequential import difference_bounds
@@ -235,6 +237,45 @@ def test_a_unit_counts_once_with_its_mean_and_a_ratio_counts_rows(lake: DeltaLak
         total = sum(s for s, _ in mine) / sum(n for _, n in mine)
         assert getattr(cell(evidence, "failures"), name) == pytest.approx(total)
     assert cell(evidence, "failed").champion_units == sum(1 for unit in units if arm[unit] == 0)
+
+
+def test_a_judgement_by_another_rule_leaves_what_is_kept_as_it_is(lake: DeltaLake, tmp_path: Path) -> None:
+    """A replay that ends exactly where the rollout stands."""
+    now = NOW + 2 * DAY
+    collect(lake, INTERFACE, EVERYTHING, now, tmp_path)
+    (file,) = tmp_path.glob("*.tally")
+    before = file.read_bytes()
+    other = rollout(Guardrail(metric="failed", margin=0.5))
+    assert other.id == EVERYTHING.id
+    assert [c.margin for c in collect(lake, INTERFACE, other, now, tmp_path).cells][:1] == [0.5]
+    assert file.read_bytes() == before
+
+
+def test_bets_on_events_begin_from_what_the_champions_units_did_before(lake: DeltaLake, tmp_path: Path) -> None:
+    """A twin row by row: units that had the whole window before the rollout began, their orders in it."""
+    rows, _, orders = world()
+    begin = NOW + 4 * DAY
+    arm = arms(rows)
+    first: dict[str, datetime] = {}
+    for unit, at in zip(rows["unit"].to_pylist(), rows["event_time"].to_pylist(), strict=True):
+        if at < begin and arm[unit] == 0:
+            first.setdefault(unit, at)
+    whole = {unit: at for unit, at in first.items() if at + 2 * DAY <= begin}
+    bought: dict[str, list[float]] = {unit: [] for unit in whole}
+    for unit, at, value in zip(*(orders[c].to_pylist() for c in ("unit", "event_time", "value")), strict=True):
+        if unit in whole and whole[unit] <= at < min(whole[unit] + 2 * DAY, begin):
+            bought[unit].append(value)
+    state = msgspec.structs.replace(EVERYTHING, spans=(Span(50.0, begin),), started_at=begin)
+    kept: list[Tally] = []
+    real = tally_file.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tally_file, "write", lambda path, tally, *rest: (kept.append(tally), real(path, tally, *rest)))
+        collect(lake, INTERFACE, state, begin + DAY, tmp_path / "kept")
+    centers = {m.name: float(kept[0].centers[i, 0]) for i, m in enumerate(kept[0].plan.metrics)}
+    assert centers["conversion"] == pytest.approx(np.mean([bool(found) for found in bought.values()]))
+    assert centers["orders"] == pytest.approx(np.mean([len(found) for found in bought.values()]))
+    assert centers["revenue"] == pytest.approx(np.mean([min(sum(found), 500.0) for found in bought.values()]))
+    assert collect(lake, INTERFACE, EVERYTHING, NOW + DAY).cells, "without a past it begins from a guess"
 
 
 def test_events_count_within_the_window_after_first_exposure_and_only_when_it_is_over(lake: DeltaLake) -> None:

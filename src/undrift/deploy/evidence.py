@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from undrift.data.outcomes import events_of, outcomes, with_labels
 from undrift.deploy import tally_file
 from undrift.deploy.cells import Cell, cells_of, labelled_cell
+from undrift.deploy.metrics import Metric
 from undrift.deploy.plan import Plan
 from undrift.deploy.rollout import Exposure, RolloutState
 from undrift.deploy.tally import Tally
@@ -38,6 +39,8 @@ LABELS_COME: Final = timedelta(days=60)
 """A row without a label waits so long for one."""
 EXPECTED: Final = {"failed": 0.0, "violations": 0.05, "brier": 0.2, "error": 0.2, "accuracy": 0.8, "score": 0.5}
 """Centre of bets where the champion has no past; a wrong one costs power, never validity."""
+UNKNOWN_EVENTS: Final = 0.1
+"""The same for business events."""
 FEWEST_PAST: Final = 8
 _KEPT: Final = ("prediction_id", "request_id", "revision", "unit", "propensity", "event_time", "score", "scores",
                 "prediction", "error", "inputs")  # fmt: skip
@@ -78,7 +81,9 @@ def collect(lake: Lake, interface: Interface, state: RolloutState, now: datetime
     found = None if path is None else tally_file.read(path, plan, asked, to_micros(now))
     if found is None:
         rows = outcomes(lake, state.model, begin - LOOK_BACK, now, now)
-        tally, waiting = _begin(rows, interface, state, begin, plan, now)
+        names = sorted({name for metric in plan.metrics for name in metric.events})
+        before = events_of(lake, state.model, names, begin - LOOK_BACK, begin) if names else None
+        tally, waiting = _begin(rows, interface, state, begin, plan, now, before)
     else:
         tally, waiting = found[0], _unpacked(found[1])
         since = from_micros(tally.through)
@@ -89,8 +94,8 @@ def collect(lake: Lake, interface: Interface, state: RolloutState, now: datetime
         waiting = _labels(tally, interface, state, waiting, now)
     _events(tally, lake, state.model, now)
     tally.through = to_micros(now)
-    # asked again about the past (a replay), what is kept stays as it is
-    if path is not None and len(tally.key) and tally_file.reached(path) <= tally.through:
+    # asked again about the past or the very moment (a replay, by another rule maybe), what is kept stays as it is
+    if path is not None and len(tally.key) and tally_file.reached(path) < tally.through:
         tally_file.write(path, tally, _packed(waiting), asked)
     return evidence_of(tally, state, begin, now, waiting.num_rows)
 
@@ -138,9 +143,15 @@ def evidence_of(tally: Tally, state: RolloutState, begin: datetime, now: datetim
 
 
 def _begin(
-    rows: pa.Table, interface: Interface, state: RolloutState, begin: datetime, plan: Plan, now: datetime
+    rows: pa.Table,
+    interface: Interface,
+    state: RolloutState,
+    begin: datetime,
+    plan: Plan,
+    now: datetime,
+    events: pa.Table | None = None,
 ) -> tuple[Tally, pa.Table]:
-    """A new tally: what the champion's past fixes, then all rows of the rollout."""
+    """A new tally: what the champion's past (and its business events) fixes, then all rows of the rollout."""
     revision = np.asarray(rows["revision"].to_pylist(), dtype=object)
     before = (rows["event_time"].cast("int64").to_numpy() < to_micros(begin)) & (revision == state.champion)
     kept = _kept(rows, state, begin)
@@ -153,6 +164,10 @@ def _begin(
     values = values_of(past, interface, sources) if past.num_rows else {}
     centers = np.zeros((len(plan.metrics), len(known) + 1))
     for i, metric in enumerate(plan.metrics):
+        if metric.events and events is not None:
+            seen = _past_events(past, events, metric, plan.spans[i][0], to_micros(begin))
+            centers[i] = _center(seen, UNKNOWN_EVENTS)
+            continue
         seen = values.get(metric.of, np.zeros(0))
         centers[i] = _center(seen, EXPECTED.get(metric.of, 0.0))
         for g, (column, name) in enumerate(known, start=1):
@@ -170,6 +185,26 @@ def _names(segments: dict[str, tuple[NDArray[np.int64], list[str]]], column: str
 def _center(values: NDArray[np.float64], otherwise: float) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) >= FEWEST_PAST else otherwise
+
+
+def _past_events(past: pa.Table, events: pa.Table, metric: Metric, window: int, begin: int) -> NDArray[np.float64]:
+    """What a metric of events was for the champion's units of before, those that had the window or half the past for
+    it.
+    """
+    first: dict[str, int] = {}
+    times = past["event_time"].cast("int64").to_pylist()
+    for unit, time in zip(past["unit"].to_pylist(), times, strict=True):
+        first[unit] = min(time, first.get(unit, time))
+    oldest = begin - min(window, int(LOOK_BACK.total_seconds() * 1e6) // 2)
+    total = {unit: 0.0 for unit, time in first.items() if time <= oldest}
+    columns = [events[name].to_pylist() for name in ("unit", "name", "value")]
+    for unit, name, value, time in zip(*columns, events["event_time"].cast("int64").to_pylist(), strict=True):
+        if unit in total and name == metric.events[0] and 0 <= time - first[unit] < window:
+            total[unit] += 1.0 if metric.kind in ("proportion", "count") else (value or 0.0)
+    found = np.fromiter(total.values(), dtype=np.float64)
+    if metric.kind == "proportion":
+        found = np.minimum(found, 1.0)
+    return found if metric.bounds is None else np.clip(found, *metric.bounds)
 
 
 def _kept(rows: pa.Table, state: RolloutState, begin: datetime) -> pa.Table:

@@ -41,7 +41,9 @@ def resume(state: RolloutState, now: datetime, *, actor: str, why: str, frozen: 
         raise ConflictError(
             f"rollout {state.id} waits for approval; resuming is not approving.", hint="Use `undrift approve`."
         )
-    after = msgspec.structs.replace(state, status="running", reason="", blind=0, started_at=now, step_started_at=now)
+    after = msgspec.structs.replace(
+        state, status="running", reason="", unmeasured={}, started_at=now, step_started_at=now
+    )
     return Decision(state=after, drafts=(draft("rollout.resumed", after, now, why, actor=actor),))
 
 

@@ -15,7 +15,7 @@ import msgspec
 from undrift.deploy.strategy import Freeze, Guardrail, Rollout, Stage
 from undrift.errors import DeclarationError
 from undrift.event import Draft
-from undrift.finding import Report, Verdict
+from undrift.finding import Finding, Report, Verdict
 from undrift.ids import duration
 
 __all__ = [
@@ -52,6 +52,8 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     ``step`` is -1 in the shadow stage, and in the canary stage before its first step: while it waits for an approval or
     the end of a freeze. ``asked_by`` started it.
 
+    ``unmeasured`` counts, for each metric that could not be measured at the last judgement, how many times in a row.
+
     ``spans`` are the weights so far with their beginnings; ``declared`` is the declaration it started with, so that a
     later change of the module does not move the goal of a rollout under way.
     """
@@ -71,7 +73,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     step_started_at: datetime
     exposed_units: int = 0
     step_units: int = 0
-    blind: int = 0
+    unmeasured: dict[str, int] = {}
     asked_by: str = ""
     approved_by: str = ""
     verdict: str = ""
@@ -207,7 +209,7 @@ def reconcile(
         state,
         exposed_units=max(state.exposed_units, exposure.total_units),
         step_units=exposure.step_units,
-        blind=state.blind + 1 if verdict is Verdict.ERROR else 0,
+        unmeasured=_unmeasured(state, report),
         verdict=verdict.name,
     )
     evidence = _evidence(report, exposure)
@@ -224,9 +226,10 @@ def reconcile(
         text = f"the first units at {state.weight:g} %"
         made = draft("rollout.advanced", state, now, text, evidence=evidence)
         return Decision(state=state, drafts=(made,), wake_at=_due(state))
-    if verdict is Verdict.ERROR and seen.blind >= declared.blind_ticks:
-        broken = report.worse_than(Verdict.INCONCLUSIVE)[0]
-        return _pause(seen, f"could not be measured {seen.blind} times in a row: {broken.why}", now, evidence)
+    for broken in report.worse_than(Verdict.INCONCLUSIVE):
+        times = seen.unmeasured[_measured(broken)]
+        if times >= declared.blind_ticks:
+            return _pause(seen, f"could not be measured {times} times in a row: {broken.why}", now, evidence)
     stage = _stage(declared, seen)
     waited, needed = now - seen.step_started_at, duration(stage.hold)
     ready = verdict is Verdict.PASS and waited >= needed and exposure.step_units >= stage.minimum_units
@@ -243,6 +246,18 @@ def reconcile(
     else:
         why = f"held {_span(waited)} of {stage.hold}"
     return _hold(seen, why, now, evidence)
+
+
+def _measured(finding: Finding) -> str:
+    """What a finding measures, and where."""
+    seen = finding.measurement
+    return seen.name if seen.where == "all" else f"{seen.name}, {seen.where}"
+
+
+def _unmeasured(state: RolloutState, report: Report) -> dict[str, int]:
+    """How often in a row each metric could not be measured; one that was measured in between begins again at none."""
+    broken = {_measured(f) for f in report.findings if f.verdict is Verdict.ERROR}
+    return {name: state.unmeasured.get(name, 0) + 1 for name in sorted(broken)}
 
 
 def first_step(state: RolloutState, now: datetime) -> RolloutState:

@@ -179,7 +179,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     approval : a person has to approve before any unit is exposed; with ``"second_person"`` another one than the person
         who asked for the rollout.
     freezes : periods in which nothing advances.
-    blind_ticks : judgements in a row that could not be measured before the rollout pauses.
+    blind_ticks : judgements in a row at which one and the same metric (or the health of the experiment) could not be
+        measured before the rollout pauses.
     """
 
     strategy: Literal["canary", "ab", "blue_green", "shadow"] = "canary"
