@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.integrate import quad
 
-from undrift.stats.quantiles import BINS, bin_of, evidence_of_later, grid, log_evidence_below, quantile
+from undrift.stats.quantiles import BINS, bin_of, evidence_of_later, glance_of_later, grid, log_evidence_below, quantile
 
 
 def counts(values: np.ndarray) -> np.ndarray:
@@ -78,8 +78,10 @@ def test_a_later_tail_is_found_and_the_margin_is_granted() -> None:
     assert evidence_of_later(old, new, 0.95, margin=0.6, relative=True, share=0.1) < 0
     assert evidence_of_later(old, new, 0.95, margin=60.0, share=0.1) < 0
     assert evidence_of_later(new, old, 0.95, share=0.9) < 0  # sooner is no harm
-    exact, glance = (evidence_of_later(old, new, 0.95, share=0.1, glance=quick) for quick in (False, True))
-    assert exact <= glance
+    exact = evidence_of_later(old, new, 0.95, share=0.1)
+    assert exact <= glance_of_later(old, new, 0.95, margin=0.0, share=0.1)
+    several = glance_of_later([old, old], [new, 0 * new], 0.95, margin=[0.0, 0.1], share=0.1)
+    assert (several == [glance_of_later(old, new, 0.95, margin=0.0, share=0.1), -math.inf]).all()
 
 
 def test_nothing_seen_is_no_evidence_and_impossible_questions_are_refused() -> None:

@@ -17,11 +17,9 @@ from undrift.deploy.plan import Test, alpha_of_group
 from undrift.deploy.strategy import Rollout
 from undrift.deploy.tally import Tally
 from undrift.stats.betting import log_e_value
-from undrift.stats.compare import cuped
-from undrift.stats.quantiles import evidence_of_later, quantile
+from undrift.stats.quantiles import evidence_of_later, glance_of_later, quantile
 from undrift.stats.ranking import auc_by_counts
 from undrift.stats.sequential import Bounds, asymptotic_bounds, difference_bounds
-from undrift.stats.summary import PairMoments
 
 __all__ = ["FEWEST_UNITS", "Cell", "cells_of", "labelled_cell", "tuning_of"]
 
@@ -106,41 +104,45 @@ def cells_of(tally: Tally, declared: Rollout) -> tuple[tuple[Cell, ...], int, in
         if plan.metrics[test.metric].name == "standardized_shift":
             spread = _spread(tally, test)
             bounds = Bounds(bounds.value / spread, bounds.half_width / spread)
-        for g in here:
-            column, name = tally.groups[g]
-            n0, n1 = int(arms.n[g, 0]), int(arms.n[g, 1])
+        metric = plan.metrics[test.metric]
+        problem = _problem(tally, test)
+        e_values = np.zeros(len(here)) if logs is None else np.exp(np.minimum(logs, 700.0)) / test.sides
+        columns = (arms.n.astype(np.int64), arms.value, bounds.value, bounds.half_width, e_values, alpha)
+        for g, (n0, n1), (old, new), gap, half, e_value, level in zip(
+            here, *(column.tolist() for column in columns), strict=True
+        ):
             if g and n1 < FEWEST_UNITS:
-                thin |= {int(g)} if n0 + n1 else set()
+                thin |= {g} if n0 + n1 else set()
                 continue
             margin = test.segment_margin if g else test.margin
             cell = Cell(
-                metric=plan.metrics[test.metric].name,
-                segment={column: name} if g else {},
+                metric=metric.name,
+                segment=dict([tally.groups[g]]) if g else {},
                 margin=0.0 if test.relative else margin,
                 champion_units=n0,
                 candidate_units=n1,
-                champion_mean=float(arms.value[g, 0]),
-                candidate_mean=float(arms.value[g, 1]),
-                difference=float(bounds.value[g]),
-                half_width=float(bounds.half_width[g]),
-                e_value=0.0 if logs is None else math.exp(min(float(logs[g]), 700.0)) / test.sides,
-                alpha=float(alpha[g]),
+                champion_mean=old,
+                candidate_mean=new,
+                difference=gap,
+                half_width=half,
+                e_value=e_value,
+                alpha=level,
                 exact=logs is not None,
                 sequence=sequence,
                 certain=test.certain,
                 objective=objective,
                 two_sided=test.sides == 2,
                 relative=margin if test.relative else 0.0,
-                problem=_problem(tally, test, int(g), n0, n1),
+                problem=problem if not g and n0 + n1 else "",
             )
-            other = seen.get((test.guard, int(g)))
+            other = seen.get((test.guard, g))
             if other is None:
-                seen[test.guard, int(g)] = cell
+                seen[test.guard, g] = cell
             elif cell.difference > other.difference or cell.proven:
                 # either way is harm: the direction that it went
-                seen[test.guard, int(g)] = msgspec.structs.replace(cell, e_value=max(cell.e_value, other.e_value))
+                seen[test.guard, g] = msgspec.structs.replace(cell, e_value=max(cell.e_value, other.e_value))
             else:
-                seen[test.guard, int(g)] = msgspec.structs.replace(other, e_value=max(cell.e_value, other.e_value))
+                seen[test.guard, g] = msgspec.structs.replace(other, e_value=max(cell.e_value, other.e_value))
     cells = [seen[key] for key in sorted(seen, key=lambda k: (k[0] < 0, k))]
     return tuple(cells), len(guards) + sum(guards) * (tally.known - 1), len(thin)
 
@@ -185,8 +187,7 @@ def _arms(tally: Tally, test: Test, groups: int) -> _Values:
     metric = tally.plan.metrics[test.metric]
     if metric.kind == "quantile":
         counts = tally.counts[test.metric][:groups].sum(axis=1)
-        value = np.array([[quantile(arm, metric.quantile) for arm in pair] for pair in counts])
-        return _Values(np.rint(counts.sum(axis=-1)), value)
+        return _Values(np.rint(counts.sum(axis=-1)), quantile(counts, metric.quantile))
     if metric.kind == "auc":
         counts = tally.scored[test.metric][:groups].sum(axis=1)
         area, _ = auc_by_counts(counts[..., 0, :], counts[..., 1, :])
@@ -231,21 +232,21 @@ def _by_share(tally: Tally, sums: Floats) -> Floats:
 
 
 def _adjusted(sums: Floats, center: float) -> tuple[Floats, Floats]:
-    """Means and squared deviations with the covariate's part taken out, in each group and stratum by itself."""
-    mean, m2 = np.zeros(sums.shape[:3]), np.zeros(sums.shape[:3])
-    for group in range(sums.shape[0]):
-        for stratum in range(sums.shape[1]):
-            pairs = [_pair(arm) for arm in sums[group, stratum]]
-            for arm, adjusted in enumerate(cuped(pairs[0], pairs[1])):
-                mean[group, stratum, arm], m2[group, stratum, arm] = adjusted.mean + center, adjusted.m2
-    return mean, m2
+    """Means and squared deviations with the covariate's part taken out, in each group and stratum by itself.
 
-
-def _pair(arm: Floats) -> PairMoments:
-    n, x, xx, y, yy, xy = (float(v) for v in arm)
-    if n < 1:
-        return PairMoments()
-    return PairMoments(int(n), x / n, y / n, max(xx - x * x / n, 0.0), max(yy - y * y / n, 0.0), xy - x * y / n)
+    `stats.compare.cuped` for all at once: theta is the slope over both arms together.
+    """
+    n, x, xx, y, yy, xy = (sums[..., i] for i in range(6))
+    safe = np.maximum(n, 1)
+    both = np.maximum(n.sum(axis=-1), 1)
+    slope = xy.sum(axis=-1) - x.sum(axis=-1) * y.sum(axis=-1) / both
+    spread = yy.sum(axis=-1) - np.square(y.sum(axis=-1)) / both
+    theta = np.where(spread > 0, slope / np.where(spread > 0, spread, 1.0), 0.0)[..., None]
+    shared = (y.sum(axis=-1) / both)[..., None]
+    mean = x / safe - theta * (y / safe - shared) + center
+    mx, my = np.maximum(xx - x * x / safe, 0.0), np.maximum(yy - y * y / safe, 0.0)
+    m2 = np.maximum(mx - 2 * theta * (xy - x * y / safe) + theta * theta * my, 0.0)
+    return np.where(n > 0, mean, 0.0), np.where(n > 0, m2, 0.0)
 
 
 def _bounds(tally: Tally, test: Test, arms: _Values, alpha: Floats, tuning: float) -> Bounds:
@@ -293,38 +294,43 @@ def _evidence(tally: Tally, t: int, test: Test, wanted: Floats) -> Floats | None
         return log_e_value(tally.wealth[t, :groups], tally.plan.family(t))
     if metric.kind != "quantile" or test.side < 0:
         return None
-    logs = np.zeros(groups)
-    for group in range(groups):
-        margin = test.segment_margin if group else test.margin
-        tables = tally.counts[test.metric][group]
-        for glance in (True, False):
-            found = [
-                evidence_of_later(
-                    tables[place, 0],
-                    tables[place, 1],
-                    metric.quantile,
-                    margin=margin,
-                    relative=test.relative,
-                    share=share,
-                    glance=glance,
-                )
-                for place, share in enumerate(tally.shares)
-                # a share of few units adds nothing but the price of a bet
-                if 0 < share < 1 and tables[place].sum(axis=-1).min() >= FEWEST_UNITS
-            ]
-            logs[group] = sum(found)
-            if logs[group] < wanted[group]:
-                break
-    return logs
+    margins = np.full(groups, test.segment_margin)
+    margins[0] = test.margin
+    tables, shares = tally.counts[test.metric][:groups], np.array(tally.shares)
+    # a share of few units adds nothing but the price of a bet
+    usable = (tables.sum(axis=-1).min(axis=-1) >= FEWEST_UNITS) & (shares > 0) & (shares < 1)
+    glances = glance_of_later(
+        tables[:, :, 0],
+        tables[:, :, 1],
+        metric.quantile,
+        margin=margins[:, None],
+        relative=test.relative,
+        share=np.clip(shares, 1e-6, 1 - 1e-6),
+    )
+    logs = np.where(usable, glances, 0.0).sum(axis=1)
+    for group in np.flatnonzero(logs >= wanted):
+        logs[group] = sum(
+            evidence_of_later(
+                *tables[group, place],
+                metric.quantile,
+                margin=float(margins[group]),
+                relative=test.relative,
+                share=float(shares[place]),
+            )
+            for place in np.flatnonzero(usable[group])
+        )
+    return np.asarray(logs)
 
 
-def _problem(tally: Tally, test: Test, group: int, n0: int, n1: int) -> str:
-    """Why a metric says nothing, where it should."""
+def _problem(tally: Tally, test: Test) -> str:
+    """Why a metric says nothing over all, where it should."""
     metric = tally.plan.metrics[test.metric]
-    if metric.events and not group and n0 + n1:
+    if metric.events:
         parts = (0, 2) if metric.kind == "ratio" or metric.covariate else (0,)
         if not any(tally.values[:, test.metric, part].any() for part in parts):
             return f"no unit has had an event {' or '.join(map(repr, metric.events))}; is it sent under that name?"
-    if metric.kind == "ratio" and group == 0 and n0 and n1 and not tally.sums[test.metric, 0, ..., 3].sum(axis=0).all():
-        return "its denominator is zero in one arm"
+    if metric.kind == "ratio":
+        below = tally.sums[test.metric, 0].sum(axis=0)  # of each arm: units, and the total of the denominator
+        if (below[:, 0] > 0).all() and not below[:, 3].all():
+            return "its denominator is zero in one arm"
     return ""

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from undrift.stats.summary import FloatArray, finite, in_unit_interval
 
-__all__ = ["BINS", "bin_of", "evidence_of_later", "grid", "log_evidence_below", "quantile"]
+__all__ = ["BINS", "bin_of", "evidence_of_later", "glance_of_later", "grid", "log_evidence_below", "quantile"]
 
 #: Upper ends of the bins: 1 % apart from 0.01 to a million, whatever the unit; what is found is found within 1 %.
 _RATIO: Final = 1.01
@@ -41,17 +41,17 @@ def bin_of(values: ArrayLike) -> NDArray[np.intp]:
     return np.asarray(np.searchsorted(_EDGES, x, side="left"))
 
 
-def quantile(counts: ArrayLike, p: float) -> float:
-    """The upper end of the bin in which the p-quantile lies: at most 1 % too high. NaN without counts.
+def quantile(counts: ArrayLike, p: float) -> FloatArray:
+    """The upper end of the bin in which the p-quantile lies, at most 1 % too high, of counts in the last axis; NaN
+    without any.
 
-    >>> quantile(np.bincount(bin_of([10.0, 21.0, 30.0, 40.0]), minlength=BINS), 0.5).__round__(1)
+    >>> float(quantile(np.bincount(bin_of([10.0, 21.0, 30.0, 40.0]), minlength=BINS), 0.5)).__round__(1)
     21.0
     """
-    below = np.cumsum(np.asarray(counts, dtype=np.float64))
-    if not below.size or below[-1] <= 0:
-        return math.nan
-    place = int(np.searchsorted(below, in_unit_interval(p, "p") * below[-1] * (1 - 1e-12), side="left"))
-    return float(_EDGES[place]) if place < len(_EDGES) else math.inf
+    below = np.cumsum(np.asarray(counts, dtype=np.float64), axis=-1)
+    total = below[..., -1:]
+    place = (below < in_unit_interval(p, "p") * total * (1 - 1e-12)).sum(axis=-1)
+    return np.where(total[..., 0] > 0, _ENDS[np.minimum(place, BINS - 1)], np.nan)
 
 
 def log_evidence_below(k: ArrayLike, n: ArrayLike, p: float, strength: ArrayLike) -> FloatArray:
@@ -82,7 +82,6 @@ def evidence_of_later(
     margin: float = 0.0,
     relative: bool = False,
     share: float = 0.5,
-    glance: bool = False,
 ) -> float:
     """Log e-value against "the candidate's p-quantile is at most the champion's plus the margin".
 
@@ -100,7 +99,6 @@ def evidence_of_later(
     champion, candidate : counts by bin, shape (BINS,).
     margin : tolerated delay in the unit of the values, or as a share of the champion's quantile if `relative`.
     share : the candidate's share of the units, known beforehand; sets how bold the bets are in each arm.
-    glance : look at the champion's present quantile only: never less than the evidence, and much sooner known.
 
     >>> rng = np.random.default_rng(5)
     >>> old, new = (np.bincount(bin_of(rng.lognormal(m, 1, n)), minlength=BINS) for m, n in ((3.0, 9000), (3.4, 1000)))
@@ -116,24 +114,47 @@ def evidence_of_later(
     n0, n1 = float(old[-1]), float(new[-1])
     if n0 <= 0 or n1 <= 0:
         return -math.inf
-    if glance:
-        place = min(int(np.searchsorted(old, p * n0)), BINS - 1)
-        here = slice(place, place + 1)
-    else:
-        here = slice(0, BINS)
-    ends = _ENDS[here]
-    allowed = ends * (1 + margin) if relative else ends + margin
+    allowed = _ENDS * (1 + margin) if relative else _ENDS + margin
     later = new[np.searchsorted(_EDGES, allowed * (1 - 1e-12), side="left")]  # first edge that is not earlier
-    below = old[here] - np.asarray(champion, dtype=np.float64)[here]  # strictly below each bin
+    below = old - np.asarray(champion, dtype=np.float64)  # strictly below each bin
     # where both counts are far from p on one side, one arm speaks loudly and the other not at all
     reach0, reach1 = (_REACH * math.sqrt(p * (1 - p) / n) + 2 / n for n in (n0, n1))
     near = (np.abs(below / n0 - p) <= reach0) | (np.abs(later / n1 - p) <= reach1)
     near |= (below / n0 <= p) != (later / n1 <= p)
-    if near.any() and not glance:
+    if near.any():
         first, last = int(near.argmax()), BINS - int(near[::-1].argmax())
         later, below = later[max(first - 1, 0) : last + 1], below[max(first - 1, 0) : last + 1]
-    part = in_unit_interval(share, "share")
-    bold0, bold1 = STRENGTH * max(1.0, (1 - part) / part), STRENGTH * max(1.0, part / (1 - part))
+    bold0, bold1 = _boldness(np.asarray(in_unit_interval(share, "share")))
     late = log_evidence_below(later, n1, p, bold1)
     early = log_evidence_below(n0 - below, n0, 1 - p, bold0)
     return float((late + early).min())
+
+
+def glance_of_later(
+    champion: ArrayLike, candidate: ArrayLike, p: float, *, margin: ArrayLike, share: ArrayLike, relative: bool = False
+) -> FloatArray:
+    """Of many pairs of arms, the evidence at the champion's present quantile alone: never less than
+    `evidence_of_later`, and much sooner known.
+
+    Parameters
+    ----------
+    champion, candidate : counts by bin, shape (..., BINS).
+    margin, share : one a pair, or one for all.
+    """
+    old, new = (np.cumsum(np.asarray(c, dtype=np.float64), axis=-1) for c in (champion, candidate))
+    n0, n1 = old[..., -1], new[..., -1]
+    place = np.minimum((old < p * n0[..., None]).sum(axis=-1), BINS - 1)[..., None]
+    ends, most = _ENDS[place[..., 0]], np.asarray(margin, dtype=np.float64)
+    allowed = ends * (1 + most) if relative else ends + most
+    until = np.searchsorted(_EDGES, allowed * (1 - 1e-12), side="left")[..., None]
+    later = np.take_along_axis(new, until, axis=-1)[..., 0]
+    here = np.take_along_axis(np.asarray(champion, dtype=np.float64), place, axis=-1)
+    below = (np.take_along_axis(old, place, axis=-1) - here)[..., 0]
+    bold0, bold1 = _boldness(np.asarray(share, dtype=np.float64))
+    found = log_evidence_below(later, n1, p, bold1) + log_evidence_below(n0 - below, n0, 1 - p, bold0)
+    return np.where((n0 > 0) & (n1 > 0), found, -np.inf)
+
+
+def _boldness(share: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Prior units of the champion's bets and of the candidate's: the smaller arm's are the bolder ones."""
+    return STRENGTH * np.maximum(1.0, (1 - share) / share), STRENGTH * np.maximum(1.0, share / (1 - share))
