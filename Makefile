@@ -8,7 +8,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy coverage lint format docs docs-html docs-run bench reference pin clean
+.PHONY: help demo test test-heavy coverage coverage-judge lint format docs docs-html docs-run bench reference pin clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,8 +18,8 @@ demo: ## the whole life of a model on the NYC flights of 2013; ARGS=--quick for 
 	$(BIN)/undrift demo $(ARGS)
 
 # Test processes share the cores already: threads of numeric libraries would wait for each other by spinning.
-test coverage: export OMP_NUM_THREADS := 1
-test coverage: export OPENBLAS_NUM_THREADS := 1
+test coverage coverage-judge: export OMP_NUM_THREADS := 1
+test coverage coverage-judge: export OPENBLAS_NUM_THREADS := 1
 test: ## all tests; ARGS="tests/state -k lease" for some, WORKERS=0 for one process
 	@scripts/setup test demo
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
@@ -36,6 +36,15 @@ coverage: ## all tests, with the lines and branches they miss
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+JUDGE := deploy/judge.py deploy/rollout.py stats/betting.py stats/compare.py stats/sequential.py
+coverage-judge: ## fails unless the tests of the judge's own files reach every line and branch of them
+	@scripts/setup test demo
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q tests/deploy/test_judge.py tests/deploy/test_rollout.py tests/stats/test_betting.py \
+		tests/stats/test_compare.py tests/stats/test_sequential.py
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --fail-under=100 --include="$(shell echo $(JUDGE:%=src/undrift/%) | tr ' ' ',')"
 
 lint: ## ruff, mypy --strict, the import contract
 	@scripts/setup test lint

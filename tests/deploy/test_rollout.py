@@ -123,6 +123,13 @@ def test_what_cannot_be_measured_three_times_in_a_row_pauses() -> None:
     assert (state.status, state.unmeasured) == ("paused", {"brier": 3})
 
 
+def test_a_rollout_that_is_over_is_never_decided_again() -> None:
+    ended = decide(begin(), Verdict.FAIL).state
+    assert ended.over
+    again = decide(ended, Verdict.PASS, at=NOW + 9 * DAY)
+    assert (again.state, again.drafts, again.wake_at) == (ended, (), None)
+
+
 def test_each_metric_is_counted_by_itself_when_it_cannot_be_measured() -> None:
     """Two metrics that fail by turns were each measured in between; one that fails at every tick pauses."""
 

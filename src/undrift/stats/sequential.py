@@ -83,7 +83,7 @@ def mixture_multiplier(
     # log E is convex in z and z starts where one scale alone is enough (2 Phi >= 1): Newton's steps only descend
     wanted = -np.log(levels)
     z = np.sqrt(2 * (wanted[..., None] + 0.5 * np.log1p(r) + math.log(len(spread))) / slope).min(axis=-1)
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(_NEWTON_STEPS):  # pragma: no branch - it converges long before the last
         x = z[..., None] * root
         terms = offset + 0.5 * x * x + (log_ndtr(x) if one_sided else 0.0)
         top = terms.max(axis=-1, keepdims=True)
