@@ -309,16 +309,16 @@ def _evidence(tally: Tally, t: int, test: Test, wanted: Floats) -> Floats | None
     )
     logs = np.where(usable, glances, 0.0).sum(axis=1)
     for group in np.flatnonzero(logs >= wanted):
-        logs[group] = sum(
-            evidence_of_later(
-                *tables[group, place],
+        logs[group] = 0.0
+        for place in np.flatnonzero(usable[group]):
+            logs[group] += evidence_of_later(
+                tables[group, place, 0],
+                tables[group, place, 1],
                 metric.quantile,
                 margin=float(margins[group]),
                 relative=test.relative,
                 share=float(shares[place]),
             )
-            for place in np.flatnonzero(usable[group])
-        )
     return np.asarray(logs)
 
 
