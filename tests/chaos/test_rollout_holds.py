@@ -45,7 +45,7 @@ def scripts() -> Iterator[Callable[[str], ModuleType]]:
         return module
 
     yield load
-    for name in ("holds", "roll_back", "aa_runs"):
+    for name in ("holds", "roll_back", "aa_runs", "outage"):
         sys.modules.pop(name, None)
 
 
@@ -88,6 +88,18 @@ def test_a_roll_back_under_load_switches_every_process_and_costs_no_request(
         held.execute("ROLLBACK")
         held.close()
         system.ticked(project, holds.START + holds.DAY)
+
+
+def test_an_outage_of_the_database_under_load_costs_no_request_and_moves_no_rollout(
+    scripts: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    """Five seconds here; what a minute gave stands beside the script."""
+    scripts("holds")
+    seen = scripts("outage").outage(tmp_path / "p", 5.0, 3)
+    assert seen["failed"] == {"before": 0, "during": 0, "after": 0}
+    assert min(seen["sent"].values()) > 0
+    assert (seen["worker died"], seen["rollout stood still"]) == (False, True)
+    assert seen["rollout afterwards"] == "running at 50 %"
 
 
 class Died(BaseException):
