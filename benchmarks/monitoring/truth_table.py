@@ -87,7 +87,8 @@ def write(path: Path) -> None:
         alarms, error, windows = monthly([np.asarray(s) > 1 for s in streams])
         limits[tool, span] = limit(streams, rate)
         held = f"{len(streams)} x {len(streams[0])}"
-        shown = f"{alarms:.2f} +- {error:.2f} | {windows:.1f} | {limits[tool, span]:.3g}"
+        sure = f" +- {error:.2f}" if len(streams) > 1 else ""
+        shown = f"{alarms:.2f}{sure} | {windows:.1f} | {limits[tool, span]:.3g}"
         print(f"| {title(tool, span)} | {held} | {shown} |")
     heads = [f"{title(tool, span)} {how}" for tool, span in kept for how in ("as it comes", "at equal false alarms")]
     print("\n| change | strength | undrift | " + " | ".join(heads) + " |")
@@ -105,7 +106,7 @@ def write(path: Path) -> None:
                 equal = [first(s, limits[tool, span]) for s in scores]
                 row += [cell([first(s, 1.0) for s in scores]), cell(equal)]
                 mine, theirs = share(best), share(equal)
-                error = np.sqrt(mine * (1 - mine) / len(best) + theirs * (1 - theirs) / len(equal))
+                error = np.hypot(unsure(best), unsure(equal))
                 if theirs > mine:
                     lost.append(f"{change} {WORDS[place]}: {title(tool, span)} {theirs:.0%}, undrift {mine:.0%} "
                                 f"(standard error of the difference {error:.0%})")  # fmt: skip
@@ -117,6 +118,13 @@ def write(path: Path) -> None:
 
 def share(found: Sequence[int | None]) -> float:
     return sum(d is not None for d in found) / len(found)
+
+
+def unsure(found: Sequence[int | None]) -> float:
+    """Standard error of a share, after adding one success and one failure: none and all of a few are not certain."""
+    n = len(found) + 2
+    p = (sum(d is not None for d in found) + 1) / n
+    return float(np.sqrt(p * (1 - p) / n))
 
 
 def title(tool: str, span: int) -> str:
