@@ -6,7 +6,7 @@ schemas.py. A path that is served and not described here fails a test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from undrift.data.contract import Contract
@@ -16,6 +16,21 @@ from undrift.protocols import schemas
 __all__ = ["build"]
 
 Item = dict[str, Any]
+
+ARROW: Final = "application/vnd.apache.arrow.stream"
+CSV: Final = "text/csv"
+JSON_LINES: Final = "application/jsonlines"
+OCTETS: Final = "application/octet-stream"
+_FORMS: Final[dict[str, Item]] = {
+    ARROW: {"type": "string", "format": "binary", "description": "An Arrow IPC stream, one column a field."},
+    CSV: {"type": "string", "description": "One row a line, with or without a header."},
+    JSON_LINES: {"type": "string", "description": "One row a line, as an object or a list."},
+    OCTETS: {
+        "type": "string",
+        "format": "binary",
+        "description": "JSON of as many bytes as Inference-Header-Content-Length says, then raw tensors.",
+    },
+}
 
 _ERRORS: Final = {
     "400": "The body is wrong: what was expected, and where.",
@@ -145,17 +160,19 @@ def _predict(endpoint: Endpoint) -> Item:
     about = {"rows": schemas.rows_about(), "request_id": {"type": "string"}}
     answers = {"type": "array", "items": schemas.answer(endpoint.interface)}
     answer = {"anyOf": [_object({"predictions": answers, **about}), _object({"outputs": {}, **about})]}
-    return _post(f"Predict with {endpoint.interface.model} (TensorFlow Serving, Vertex AI)", body, answer)
+    title = f"Predict with {endpoint.interface.model} (TensorFlow Serving, Vertex AI)"
+    return _post(title, body, answer, others=(ARROW,))
 
 
 def _explain(endpoint: Endpoint) -> Item:
     """Rows as those of a prediction; how many at most, the settings say."""
-    item = _predict(endpoint)["post"]
+    item, classes = _predict(endpoint)["post"], endpoint.interface.classes
+    named = classes[1:] if len(classes) == 2 else classes
     body = {"allOf": [
         item["requestBody"]["content"]["application/json"]["schema"],
         {"properties": {
             "method": {"enum": ["auto", "exact", "permutation", "lime"]},
-            "label": {"type": "string", "description": "The class to explain; the one answered if left out."},
+            "label": {"enum": ["", *named], "description": "The class to explain; the one answered if left out."},
         }},
     ]}  # fmt: skip
     answers = {"type": "array", "items": {"type": "object"}}
@@ -175,7 +192,8 @@ def _infer(endpoint: Endpoint) -> Item:
             "outputs": {"type": "array", "items": tensor},
         }
     )
-    return _post(f"Predict with {endpoint.interface.model} (Open Inference Protocol)", body, answer)
+    title = f"Predict with {endpoint.interface.model} (Open Inference Protocol)"
+    return _post(title, body, answer, others=(OCTETS,))
 
 
 def _invocations(endpoint: Endpoint) -> Item:
@@ -202,7 +220,8 @@ def _invocations(endpoint: Endpoint) -> Item:
     }
     answers = {"type": "array", "items": schemas.answer(endpoint.interface)}
     answer = _object({"predictions": answers, "rows": schemas.rows_about(), "request_id": {"type": "string"}})
-    return _post(f"Predict with {endpoint.interface.model} (MLflow, SageMaker)", body, answer)
+    title = f"Predict with {endpoint.interface.model} (MLflow, SageMaker)"
+    return _post(title, body, answer, others=(CSV, JSON_LINES, ARROW))
 
 
 def _rows(contract: Contract) -> dict[str, Any]:
@@ -237,15 +256,19 @@ def _server() -> dict[str, Item]:
     }
 
 
-def _post(summary: str, body: Item, answer: Item, parameters: list[Item] | None = None) -> Item:
+def _post(
+    summary: str, body: Item, answer: Item, parameters: list[Item] | None = None, others: Sequence[str] = ()
+) -> Item:
     usual = [_ref(f"parameters/{name}") for name in _PARAMETERS]
+    contents = {"application/json": {"schema": body}, **{kind: {"schema": _FORMS[kind]} for kind in others}}
+    kinds = {"application/json": {"schema": answer}, **{kind: {"schema": _FORMS[kind]} for kind in others}}
     return {
         "post": {
             "summary": summary,
             "parameters": [*usual, *(parameters or [])],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "requestBody": {"required": True, "content": contents},
             "responses": {
-                "200": _answer("The answer.", answer),
+                "200": {"description": "The answer.", "content": kinds},
                 **{code: _ref(f"responses/E{code}") for code in _ERRORS},
             },
         }
