@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from catboost import CatBoostClassifier, CatBoostRegressor
+from tests.develop.conftest import train
 
 from undrift.data.contract import Contract, Field
 from undrift.develop.adoption import adopt
@@ -16,7 +17,6 @@ from undrift.develop.bundle import Interface
 from undrift.develop.explain import Explainer
 from undrift.develop.folds import TrainingData
 from undrift.develop.rows import ask, native_rows
-from undrift.develop.training import train
 from undrift.errors import CorruptModelError
 from undrift.inference.predictor import NativePredictor, OnnxPredictor, load
 from undrift.settings import TrustSettings

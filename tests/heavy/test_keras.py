@@ -17,7 +17,6 @@ import keras
 from undrift.develop.adoption import adopt
 from undrift.develop.folds import TrainingData
 from undrift.develop.networks import as_model
-from undrift.develop.training import train
 from undrift.errors import CorruptModelError, UntrustedModelError
 from undrift.inference.predictor import NativePredictor, OnnxPredictor, load
 from undrift.settings import TrustSettings

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tests.develop.conftest import train
 from torch import nn
 
 from undrift.develop.adoption import adopt
 from undrift.develop.folds import TrainingData
 from undrift.develop.networks import Network, as_model, open_torch
-from undrift.develop.training import train
 from undrift.errors import CorruptModelError, DeclarationError, ModelError, PredictionError, UntrustedModelError
 from undrift.inference.predictor import NativePredictor, OnnxPredictor, load
 from undrift.settings import TrustSettings
