@@ -13,6 +13,7 @@ import pytest
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
+from tests.develop.conftest import train
 
 from undrift.develop.adoption import adopt
 from undrift.develop.folds import TrainingData
