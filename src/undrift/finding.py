@@ -214,6 +214,22 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """The findings with a worse verdict than the one given, the worst first."""
         return tuple(sorted((f for f in self.findings if f.verdict > verdict), key=lambda f: -f.verdict))
 
+    def place_of(self, finding: Finding) -> str:
+        """Where a finding is true, as the end of a sentence; empty for everywhere alike.
+
+        That is its own segment, or for one about all units the smallest segment that holds most of the difference.
+        """
+        whole = finding.measurement
+        if whole.where != "all":
+            return f" for {whole.where}"
+        held = [
+            (seen.n, seen.value * seen.n / (whole.value * whole.n), seen.where)
+            for seen in (each.measurement for each in self.findings)
+            if seen.name == whole.name and seen.where != "all" and seen.value is not None and whole.value and whole.n
+        ]
+        _, share, where = min((each for each in held if each[1] > 0.5), default=(0, 0.0, ""))
+        return f", {min(share, 1.0):.0%} of it in {where}" if where else ""
+
     def __add__(self, other: Report) -> Report:
         """Both reports in one, under the title and subject of the first."""
         return msgspec.structs.replace(

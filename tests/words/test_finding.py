@@ -156,3 +156,19 @@ def test_a_window_holds_its_start_and_not_its_end() -> None:
     assert start in window
     assert end not in window
     assert str(window) == "2013-04-01 00:00..2013-04-02 00:00"
+
+
+def test_a_difference_over_all_is_placed_in_the_smallest_segment_that_holds_most_of_it() -> None:
+    def finding(value: float | None, n: int, **segment: str) -> Finding:
+        seen = Measurement(name="shift", value=value, n=n, segment=segment)
+        return Finding(verdict=Verdict.FAIL if not segment else Verdict.PASS, why="moved", measurement=seen)
+
+    whole = finding(0.2, 200)
+    united, newark, others = finding(0.7, 50, carrier="UA"), finding(0.3, 100, origin="EWR"), finding(0.0, 150)
+    silent = finding(None, 0, carrier="AA")
+    report = Report(title="rollout", subject="m", findings=(whole, united, newark, silent))
+    assert report.place_of(whole) == ", 88% of it in carrier=UA"
+    assert report.place_of(united) == " for carrier=UA"
+    even = (whole, finding(0.2, 90, origin="EWR"), finding(0.2, 90, origin="JFK"), others)
+    assert Report(title="rollout", subject="m", findings=even).place_of(whole) == ""
+    assert Report(title="rollout", subject="m", findings=(finding(0.0, 9),)).place_of(finding(0.0, 9)) == ""

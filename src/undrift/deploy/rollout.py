@@ -215,8 +215,7 @@ def reconcile(
     evidence = _evidence(report, exposure)
     if verdict is Verdict.FAIL:
         worst = report.worse_than(Verdict.ERROR)[0]
-        where = "" if worst.measurement.where == "all" else f" for {worst.measurement.where}"
-        return _end(seen, "rolled_back", f"{worst.why}{where}; {_exposed(seen)}", now, evidence)
+        return _end(seen, "rolled_back", f"{worst.why}{report.place_of(worst)}; {_exposed(seen)}", now, evidence)
     if seen.status == "paused":
         return _hold(seen, state.reason, now, evidence)
     if seen.stage == "canary" and seen.step < 0:  # nobody is exposed yet, so there is nothing to judge
