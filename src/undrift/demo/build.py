@@ -200,6 +200,6 @@ def write_declarations(folder: Path, story: Story, *, seed: int = 1, extra: date
     until = to_micros(extra or story.start)
     (folder / "released.py").write_text(
         f'"""When we went live, and until when the data of this release reach; microseconds since 1970 UTC."""\n\n'
-        f"LIVE = {to_micros(story.start)}\nUNTIL = {until}\n",
+        f"LIVE = {to_micros(story.start)}\nUNTIL = {until}\nEVERY = {story.learns_from}\n",
         encoding="utf-8",
     )

@@ -44,7 +44,7 @@ def run(
 
     Parameters
     ----------
-    quick : seven weeks instead of nine months.
+    quick : six weeks instead of nine months.
     keep : leave server and worker running at the end, and say how to end them.
     folder : where the project and the report are written; an earlier demo there is replaced.
     seed : of training; the same seed gives the same decisions.
@@ -91,7 +91,7 @@ def run(
             play.system.stop()
         play.project.close()
         signal.signal(signal.SIGTERM, ended)
-    return 0 if (board.sound if quick else board.good) else 1  # seven weeks are too short for updates to pay
+    return 0 if (board.sound if quick else board.good) else 1  # six weeks are too short for updates to pay
 
 
 def _end(*_: object) -> None:

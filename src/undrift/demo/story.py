@@ -38,7 +38,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
 
     ``release`` is the day on which a colleague releases the candidate with a new feature. From the day it first meets
     live traffic its build answers ``broken_score`` to all flights of ``carrier``, in servers only: no offline test
-    can see it.
+    can see it. Models are trained on every ``learns_from``-th flight of what was known.
     """
 
     start: datetime
@@ -49,6 +49,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     celsius: Fault
     constant: Fault
     constant_score: float = 0.2
+    learns_from: int = 1
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -95,12 +96,13 @@ def full_story() -> Story:
 
 
 def quick_story() -> Story:
-    """Seven weeks of summer, with everything planted closer together and a first model that learnt until June."""
+    """Six weeks of summer, everything planted closer together, and models that learn from every second flight."""
     story = full_story()
     return msgspec.structs.replace(
         story,
         start=_on(6, 14),
-        end=_on(8, 1),
+        end=_on(7, 29),
+        learns_from=2,
         celsius=msgspec.structs.replace(story.celsius, start=_on(7, 8), end=_on(7, 15)),
         constant=msgspec.structs.replace(story.constant, start=_on(7, 22), end=_on(7, 26)),
     )
