@@ -18,6 +18,7 @@ from undrift.demo.build import Material, write_declarations
 from undrift.demo.story import DAY, Story
 from undrift.demo.system import System
 from undrift.demo.world import World
+from undrift.develop.training import threads_limited
 from undrift.event import Event
 from undrift.finding import Verdict
 from undrift.ids import to_micros
@@ -94,7 +95,8 @@ class Play:
         write_declarations(self.folder, self.story, seed=self.seed, extra=at)
         with open_project(self.folder) as changed:
             lifecycle.apply(changed, actor="person:ben", why="a new feature: mean delay of the carrier")
-            trained = lifecycle.train(changed, actor="person:ben", why="candidate with the carrier's mean delay")
+            with threads_limited(changed.settings.work.threads):  # beside the servers, as a retrain
+                trained = lifecycle.train(changed, actor="person:ben", why="candidate with the carrier's mean delay")
             verdict = trained.report.verdict.name
             self.say(f"{at:%Y-%m-%d} person:ben trained a candidate with a new feature: gate {verdict}")
             if trained.version is None or trained.report.verdict is not Verdict.PASS:

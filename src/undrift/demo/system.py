@@ -27,7 +27,7 @@ from undrift.work import KINDS
 __all__ = ["System", "free_port"]
 
 PATIENCE: Final = 120.0
-POLL: Final = 0.004
+POLL: Final = 0.01
 
 
 def free_port() -> int:
