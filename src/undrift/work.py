@@ -40,6 +40,8 @@ ALL_KINDS: Final = (*KINDS, NOTIFY)
 RENEWED_EVERY: Final = 30.0
 """Seconds between two looks whether receivers that forget are to be told again."""
 LONGEST_PAUSE: Final = 10.0
+STOP_SEEN_WITHIN: Final = 0.2
+"""Seconds: a stop comes from a signal, which can take no lock and so ring no bell."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 Log = Callable[[str], None]
 
@@ -65,10 +67,12 @@ class Bell:
             self._rung += 1
             self._changed.notify_all()
 
-    def wait(self, heard: int, seconds: float) -> None:
-        """Wait until it has rung more often than ``heard`` times, at most so long."""
+    def wait(self, heard: int, seconds: float, stop: threading.Event) -> None:
+        """Wait until it has rung more often than ``heard`` times, at most so long, and not beyond a stop."""
+        end = monotonic() + seconds
         with self._changed:
-            self._changed.wait_for(lambda: self._rung > heard, seconds)
+            while self._rung <= heard and not stop.is_set() and (left := end - monotonic()) > 0:
+                self._changed.wait(min(left, STOP_SEEN_WITHIN))
 
 
 class Worker:
@@ -119,7 +123,7 @@ class Worker:
                 self.log(f"cycle failed, trying again: {error}")
                 busy, wait = False, min(wait * 2, LONGEST_PAUSE)
             if not busy:
-                self.bell.wait(heard, wait)
+                self.bell.wait(heard, wait, stop)
         if self._fence is not None:
             self.project.jobs.release(CONDUCTOR, self._fence)
 

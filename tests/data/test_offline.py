@@ -184,3 +184,9 @@ def test_a_transform_that_fails_says_at_which_row() -> None:
         on_demand(rows, CALENDAR, lambda row: {"hour": int(1 + row["x"]), "missing": False})
     with pytest.raises(DataError, match="no function was given for the transform 'calendar'"):
         point_in_time(rows, "t", [], [CALENDAR])
+
+
+def test_whole_numbers_of_any_size_may_stand_for_numbers() -> None:
+    big = Transform(name="big", function="m:big", inputs=("x",), outputs=(Feature(name="y"),))
+    found = on_demand(pa.table({"x": [1, 2]}), big, lambda row: {"y": 10**17 + row["x"]})
+    assert found["y"].to_pylist() == [1e17, 1e17]

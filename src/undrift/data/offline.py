@@ -176,7 +176,10 @@ def _plain(transform: Transform, function: Function, inputs: Sequence[dict[str, 
     except Exception:  # noqa: BLE001  foreign code: asked again row by row, its error is told with the row
         return None
     ok = all(set(map(type, columns[f.name])) <= _PLAIN.get(f.type, frozenset()) for f in transform.outputs)
-    return columns if ok else None
+    if not ok:
+        return None
+    numbers = [f.name for f in transform.outputs if f.type == "number"]
+    return {**columns, **{n: [float(v) if type(v) is int else v for v in columns[n]] for n in numbers}}
 
 
 def _distinct(columns: Sequence[pa.ChunkedArray], n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
