@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from undrift.data.contract import Contract, Field
 from undrift.develop.bundle import Interface
 from undrift.finding import Verdict
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.performance import Expected
+from undrift.monitor.repeats import Repeats, same_rows
 from undrift.monitor.slices import judge_slices, worst_slices
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
@@ -70,3 +72,47 @@ def test_among_many_parts_without_a_difference_hardly_any_is_named() -> None:
 def test_few_labels_say_nothing(stream: Stream) -> None:
     found = judge_slices(MONITOR, INTERFACE, stream(40, n=5), 1, EXPECTED, START + timedelta(days=40))
     assert [f.verdict for f in found] == [Verdict.INCONCLUSIVE]
+
+
+def named_parts(seed: int, customers: int, *, rots: bool, counted: bool = True) -> list[dict[str, str]]:
+    """The slices named in the second four weeks of customers scored again and again (0: each once), who do not change.
+
+    With ``rots`` three in ten outcomes of region b turn in the last four weeks.
+    """
+    rng = np.random.default_rng([seed, customers])
+    n = 56 * 300
+    many = customers or n
+    who = rng.integers(0, customers, n) if customers else np.arange(n)
+    x, region = rng.normal(size=(many, 4)), rng.choice(list("abcd"), many)
+    chance = 1 / (1 + np.exp(1 - 1.5 * x[:, 0]))
+    truth = (rng.random(many) < chance)[who].astype(float)
+    day = np.repeat(np.arange(56), 300)
+    if rots:
+        truth = np.where((region[who] == "b") & (day >= 28) & (rng.random(n) < 0.3), 1 - truth, truth)
+    excess = (truth - chance[who]) ** 2 - (chance * (1 - chance))[who]  # the model knows the chances
+    columns: dict[str, Any] = {f"x{i}": pa.chunked_array([x[who, i]]) for i in range(4)}
+    columns["region"] = pa.chunked_array([region[who].tolist()])
+    fresh, repeats = day >= 28, Repeats.measured(same_rows(columns), excess, day < 28) if counted else None
+    found = worst_slices(
+        {name: values.filter(pa.array(fresh)) for name, values in columns.items()},
+        (excess - (0 if repeats is None else repeats.usual))[fresh],
+        day[fresh] * 86_400_000_000,
+        repeats=[] if repeats is None else [repeats.take(fresh)],
+        practical=0.03,
+        level=1 / 30,
+    )
+    return [each.where for each in found]
+
+
+@pytest.mark.parametrize("customers", [60, 300])
+def test_customers_who_come_every_day_are_no_slice_though_they_look_like_many(customers: int) -> None:
+    false = sum(bool(named_parts(seed, customers, rots=False)) for seed in range(30))
+    assert false <= 3, "1 in 30 looks may be false; of 30, 4 or more come with a chance below 2 %"
+    blind = sum(bool(named_parts(seed, customers, rots=False, counted=False)) for seed in range(6))
+    assert blind == 6, "what the count of rows alone would say"
+
+
+@pytest.mark.parametrize("customers", [0, 60, 300])
+def test_a_part_that_rots_is_found_among_customers_old_and_new(customers: int) -> None:
+    found = [named_parts(seed, customers, rots=True) for seed in range(6)]
+    assert all(any(where.get("region") == "b" for where in parts) for parts in found)

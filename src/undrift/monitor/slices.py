@@ -2,12 +2,12 @@
 
 Values of categories and quarters of numbers, alone and in pairs, are the candidates. Small ones are drawn towards the
 whole (empirical Bayes), many are looked at and paid for (Benjamini and Hochberg 1995), and days are the units, as
-everywhere. What happens next stands in alerts.py.
+everywhere; rows about the same thing count by what they add (repeats.py). What happens next stands in alerts.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -23,6 +23,7 @@ from undrift.monitor.estimate import FEWEST_LABELLED, estimated_losses
 from undrift.monitor.frames import column, columns_of, inside, micros, numeric, outside
 from undrift.monitor.monitors import Monitor, found
 from undrift.monitor.performance import Expected, metric_of
+from undrift.monitor.repeats import Repeats, same_rows, same_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +34,8 @@ DAY: Final = 86_400_000_000
 MOST_LEVELS: Final = 12
 QUARTERS: Final = 4
 FEWEST_DAYS: Final = 5
+FEWEST_APART: Final = 5
+"""Rows apart that a slice must be worth, where things come again."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -56,6 +59,7 @@ def worst_slices(
     loss: Floats,
     times: NDArray[np.int64],
     *,
+    repeats: Sequence[Repeats] = (),
     practical: float = 0.0,
     minimum_n: int = 200,
     pairs: bool = True,
@@ -68,6 +72,7 @@ def worst_slices(
     ----------
     columns : inputs and features by name, as Arrow columns.
     loss, times : of the same rows; NaN where there is no label.
+    repeats : which of the same rows are about one thing, by each notion of a thing; empty where each is of its own.
     practical : smallest excess worth telling, in units of the loss.
     minimum_n : labelled rows a slice needs.
     level : false discovery rate over all slices that were looked at.
@@ -75,6 +80,7 @@ def worst_slices(
     from scipy.special import stdtr
 
     held = np.isfinite(loss)
+    repeats = [each.take(held) for each in repeats]
     loss, days = loss[held], np.unique(times[held] // DAY, return_inverse=True)[1]
     count = int(days.max(initial=-1)) + 1
     if count < FEWEST_DAYS:
@@ -91,10 +97,10 @@ def worst_slices(
         ]
     if not groups:
         return []
-    seen = [_excess(loss, days, count, flag) for _, flag in groups]
-    gap = np.array([each[0] for each in seen])
-    error = np.array([each[1] for each in seen])
-    p = 1 - stdtr(count - 1, (gap - practical) / error)
+    seen = [_excess(loss, days, count, flag, repeats) for _, flag in groups]
+    gap, error, worth = (np.array(each) for each in zip(*seen, strict=True))
+    freedom = np.minimum(count, worth) - 1
+    p = np.where(worth < FEWEST_APART, 1.0, 1 - stdtr(np.maximum(freedom, 1.0), (gap - practical) / error))
     # method of moments for how much slices truly differ; what is left of a gap after its noise is taken off
     spread = max(0.0, float(np.mean(gap**2 - error**2)))
     shrunk = gap * spread / (spread + error**2) if spread > 0 else np.zeros_like(gap)
@@ -127,12 +133,22 @@ def _levels(values: Any) -> list[tuple[str, Bools]]:
     return [(str(coded.dictionary[int(k)]), codes == k) for k in np.argsort(-rows, kind="stable")[:MOST_LEVELS]]
 
 
-def _excess(loss: Floats, days: NDArray[np.intp], count: int, flag: Bools) -> tuple[float, float]:
-    """Mean loss in the slice less that of the others, and its standard error by days (both ratios linearised)."""
+def _excess(
+    loss: Floats, days: NDArray[np.intp], count: int, flag: Bools, repeats: Sequence[Repeats]
+) -> tuple[float, float, float]:
+    """Mean loss in the slice less that of the others, its standard error, and how many rows apart it is worth.
+
+    The error is that by days (both ratios linearised), and what things add that come again on many of them.
+    """
     inside, outside = float(loss[flag].mean()), float(loss[~flag].mean())
     weight = np.where(flag, (loss - inside) / flag.sum(), -(loss - outside) / (~flag).sum())
     sums = np.bincount(days, weights=weight, minlength=count)
-    return inside - outside, max(float(np.sqrt(np.square(sums).sum() * count / (count - 1))), 1e-12)
+    variance = float(np.square(sums).sum() * count / (count - 1))
+    more, worth = 0.0, float(min(flag.sum(), (~flag).sum()))
+    for each in repeats:
+        (a, n), (b, m) = each.cost(flag), each.cost(~flag)
+        more, worth = max(more, a + b), min(worth, n, m)
+    return inside - outside, max(float(np.sqrt(variance + more)), 1e-12), worth
 
 
 def judge_slices(
@@ -149,7 +165,8 @@ def judge_slices(
     """Judge the slices of the labelled rows of the last window; pure.
 
     What is looked at is the loss beyond what each row's own probabilities lead to expect (for regression: a model of
-    the loss, learnt before the window), so a slice that was always hard is no finding, and one that rots is.
+    the loss, learnt before the window), and where the same thing comes again beyond what it lost before; so a slice
+    that was always hard is no finding, and one that rots is.
 
     Parameters
     ----------
@@ -174,7 +191,15 @@ def judge_slices(
     columns = {k: v for k, v in columns.items() if not monitor.columns or k in monitor.columns}
     practical = expected[metric].value * monitor.size
     level = monitor.alpha(1, max(1, int(timedelta(days=30) / tick)))
-    worst = worst_slices(columns, (loss - usual)[fresh], times[fresh], practical=practical, level=level)
+    excess, repeats = _beyond_own_past(interface, rows, loss - usual, mine & ~fresh)
+    worst = worst_slices(
+        columns,
+        excess[fresh],
+        times[fresh],
+        repeats=[each.take(fresh) for each in repeats],
+        practical=practical,
+        level=level,
+    )
     if not worst:
         why = f"no slice of {n} labelled rows loses {practical:.3g} of {metric} more than its answers lead to expect"
         return [found(monitor, Verdict.PASS, why, name="slice", value=0.0, n=n, window=window)]
@@ -192,3 +217,17 @@ def judge_slices(
             )
         )  # fmt: skip
     return findings
+
+
+def _beyond_own_past(interface: Interface, rows: pa.Table, excess: Floats, past: Bools) -> tuple[Floats, list[Repeats]]:
+    """The excess less what the same inputs, and the same unit, had of it before; and what their rows still share."""
+    columns, names = columns_of(rows), {given.name for given in interface.inputs}
+    codes = [same_rows({name: values for name, values in columns.items() if name in names})]
+    codes += [same_values(rows["unit"])] if interface.unit and interface.unit != interface.key else []
+    found: list[Repeats] = []
+    for each in codes:
+        repeats = Repeats.measured(each, excess, past) if len(each) else None
+        if repeats is not None:
+            found.append(repeats)
+            excess = excess - repeats.usual
+    return excess, found
