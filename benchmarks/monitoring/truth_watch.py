@@ -24,10 +24,11 @@ from undrift.develop.performance import mean_interval
 from undrift.finding import Finding, Verdict
 from undrift.monitor.cells import Reference, Slots, reference_from
 from undrift.monitor.drift import judge_drift
+from undrift.monitor.evidence import Evidence, Expected
 from undrift.monitor.integrity import judge_integrity
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.multivariate import judge_multivariate
-from undrift.monitor.performance import Expected, judge_performance
+from undrift.monitor.performance import judge_performance
 
 START = datetime(2025, 1, 6, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -167,7 +168,10 @@ class Watch:
             return judge_integrity(monitor, self.rows(day - 8, day), self.reference, now)
         if name == "together":
             return judge_multivariate(monitor, self.rows(day - 41, day), now)
-        return judge_performance(monitor, INTERFACE, self.rows(day - 16, day), 1, self.expected, now)
+        return judge_performance(
+            monitor,
+            Evidence(interface=INTERFACE, rows=self.rows(day - 16, day), version=1, expected=self.expected, now=now),
+        )
 
     def failing(self, name: str, day: int, column: str = "") -> bool:
         """Whether a monitor alarms (about a column)."""

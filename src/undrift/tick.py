@@ -35,7 +35,7 @@ from undrift.monitor.actions import take_back
 from undrift.monitor.alerts import decide as decide_alerts
 from undrift.monitor.alerts import open_incidents
 from undrift.monitor.cells import Reference, Slots, reference_from
-from undrift.monitor.performance import Expected, expectations
+from undrift.monitor.evidence import Expected, expectations
 from undrift.monitor.skew import sampled
 from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
 from undrift.monitor.windows import asked_for, history_of, keep_profiles, kept_profiles

@@ -12,8 +12,8 @@ from undrift.data.contract import Contract, Field
 from undrift.develop.bundle import Interface
 from undrift.finding import Finding, Verdict
 from undrift.monitor.change import judge_change
+from undrift.monitor.evidence import Evidence, Expected
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.performance import Expected
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
 INTERFACE = Interface(
@@ -45,9 +45,13 @@ def world(days: int, rates: np.ndarray, seed: int, n: int = 60) -> pa.Table:
     )
 
 
+def evidence(rows: pa.Table, expected: dict[str, Expected], day: int) -> Evidence:
+    return Evidence(interface=INTERFACE, rows=rows, version=1, expected=expected, now=START + timedelta(days=day))
+
+
 def judged(rows: pa.Table, day: int, practical: float = 0.0) -> Finding:
     monitor = Monitor(name="rise", kind="change", metric="error", practical=practical)
-    return judge_change(monitor, INTERFACE, rows, 1, {"error": Expected(0.1)}, START + timedelta(days=day))[0]
+    return judge_change(monitor, evidence(rows, {"error": Expected(0.1)}, day))[0]
 
 
 @pytest.mark.parametrize(("rise", "within"), [(0.3, 7), (0.1, 14)])
@@ -82,8 +86,6 @@ def test_when_the_loss_is_back_the_alarm_ends() -> None:
 def test_days_without_their_labels_and_losses_without_bounds_say_nothing() -> None:
     assert judged(world(4, np.full(4, 0.1), 1), 4).verdict is Verdict.INCONCLUSIVE
     unbounded = Monitor(name="rise", kind="change", metric="log_loss")
-    found = judge_change(
-        unbounded, INTERFACE, world(10, np.full(10, 0.1), 1), 1, {"log_loss": Expected(0.3)}, START + timedelta(days=10)
-    )
+    found = judge_change(unbounded, evidence(world(10, np.full(10, 0.1), 1), {"log_loss": Expected(0.3)}, 10))
     assert found[0].verdict is Verdict.INCONCLUSIVE
     assert "brier" in found[0].why

@@ -13,10 +13,10 @@ import pytest
 from undrift.data.contract import Contract, Field
 from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
-from undrift.finding import Verdict
+from undrift.finding import Finding, Verdict
 from undrift.monitor.estimate import estimated_losses, judge_estimate
+from undrift.monitor.evidence import Evidence, Expected
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.performance import Expected
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
 BINARY = Interface(
@@ -44,6 +44,11 @@ def harder(day: int, row: dict[str, Any], rng: np.random.Generator) -> None:
         row["score"] = row["truth"]
 
 
+def judged(rows: pa.Table, expected: dict[str, Expected], day: int) -> list[Finding]:
+    now = START + timedelta(days=day)
+    return judge_estimate(MONITOR, Evidence(interface=BINARY, rows=rows, version=1, expected=expected, now=now))
+
+
 def test_an_estimate_is_near_the_loss_that_labels_show_later(stream: Stream) -> None:
     rows = stream(56, change=harder)
     days = (rows["event_time"].cast("int64").to_numpy() - int(START.timestamp() * 1e6)) // 86_400_000_000
@@ -58,10 +63,10 @@ def test_an_estimate_is_near_the_loss_that_labels_show_later(stream: Stream) -> 
 def test_a_rise_is_told_before_any_label_of_it_is_there(stream: Stream) -> None:
     rows = unlabelled(stream(56, change=harder), 49)
     expected = {"brier": Expected(0.185, 0.002)}
-    found = judge_estimate(MONITOR, BINARY, rows, 1, expected, START + timedelta(days=56))
+    found = judged(rows, expected, 56)
     assert [f.verdict for f in found] == [Verdict.FAIL]
     assert "right in 4 checks" in found[0].why
-    before = judge_estimate(MONITOR, BINARY, unlabelled(stream(49), 42), 1, expected, START + timedelta(days=49))
+    before = judged(unlabelled(stream(49), 42), expected, 49)
     assert [f.verdict for f in before] == [Verdict.PASS]
 
 
@@ -72,16 +77,14 @@ def test_an_estimate_that_labels_contradict_is_not_trusted(stream: Stream) -> No
             row["truth"] = 1 - row["truth"]
 
     rows = unlabelled(stream(56, change=turned), 49)
-    found = judge_estimate(MONITOR, BINARY, rows, 1, {"brier": Expected(0.185)}, START + timedelta(days=56))
+    found = judged(rows, {"brier": Expected(0.185)}, 56)
     assert [f.verdict for f in found] == [Verdict.INCONCLUSIVE]
     assert "not trustworthy" in found[0].why
     assert found[0].measurement.detail["trusted"] is False
 
 
 def test_without_labels_to_learn_from_nothing_is_said(stream: Stream) -> None:
-    found = judge_estimate(
-        MONITOR, BINARY, unlabelled(stream(20), 0), 1, {"brier": Expected(0.185)}, START + timedelta(days=20)
-    )
+    found = judged(unlabelled(stream(20), 0), {"brier": Expected(0.185)}, 20)
     assert [f.verdict for f in found] == [Verdict.INCONCLUSIVE]
     assert "fewer than 500 labelled rows" in found[0].why
 

@@ -13,6 +13,7 @@ from undrift.data.features import Feature, FeatureView
 from undrift.develop.bundle import Interface
 from undrift.errors import DeclarationError
 from undrift.finding import Finding, Verdict
+from undrift.monitor.evidence import Evidence
 from undrift.monitor.freshness import judge_freshness
 from undrift.monitor.monitors import Monitor
 
@@ -45,7 +46,7 @@ def judged(hours: list[float], *, absent: list[float] | None = None, oldest: str
         }
     )
     monitor = Monitor(name="fresh", kind="freshness", oldest=oldest)
-    return judge_freshness(monitor, INTERFACE, rows, START + timedelta(days=len(hours)))
+    return judge_freshness(monitor, Evidence(interface=INTERFACE, rows=rows, now=START + timedelta(days=len(hours))))
 
 
 def told(found: list[Finding]) -> dict[str, Verdict]:

@@ -16,6 +16,7 @@ from undrift.monitor.multivariate import (
     judge_multivariate,
     matrix,
     maximum_mean_discrepancy,
+    mean_shift,
     reconstruction,
 )
 
@@ -112,6 +113,17 @@ def test_an_embedding_that_moves_or_widens_is_seen_by_what_looks_at_that(
     rows = embedded(42, **change)
     (found,) = judge_multivariate(monitor, rows, START + timedelta(days=42))
     assert (found.verdict is Verdict.FAIL) == bad, found.why
+
+
+def test_a_spread_that_doubles_around_the_same_mean_is_no_shift_of_the_mean() -> None:
+    monitor = Monitor(name="text", kind="multivariate", metric="mean_shift", practical=0.03)
+    now = START + timedelta(days=42)
+    alarms = [judge_multivariate(monitor, embedded(42, wider=2.0, seed=s), now)[0].verdict for s in range(20)]
+    assert alarms.count(Verdict.FAIL) <= 3, "two of three were called a shift while chance counted as one"
+    rng = np.random.default_rng(7)
+    past, wide = rng.normal(size=(4000, 8)), rng.normal(0, 3, (400, 8))
+    assert mean_shift(past, wide) < 0.1 < np.linalg.norm(wide.mean(axis=0) - past.mean(axis=0)) / 8**0.5
+    assert mean_shift(past, wide + 1.0) == pytest.approx(1.0, abs=0.1), "the shift itself is told as before"
 
 
 def test_the_discrepancy_is_that_of_the_kernel_itself() -> None:

@@ -14,8 +14,9 @@ from undrift.data.contract import Contract, Field
 from undrift.develop.bundle import Interface
 from undrift.develop.performance import Performance, mean_interval
 from undrift.finding import Verdict
+from undrift.monitor.evidence import Evidence, Expected, expectations
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.performance import Expected, expectations, judge_performance
+from undrift.monitor.performance import judge_performance
 from undrift.stats.summary import Moments
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
@@ -28,6 +29,10 @@ INTERFACE = Interface(
 )
 MONITOR = Monitor(name="quality", kind="performance", metric="brier", persistence=(1, 1), practical=0.0)
 Stream = Callable[..., pa.Table]
+
+
+def evidence(rows: pa.Table, expected: dict[str, Expected]) -> Evidence:
+    return Evidence(interface=INTERFACE, rows=rows, version=1, expected=expected, now=START + timedelta(days=14))
 
 
 def performance(losses: Any, days: Any) -> Performance:
@@ -53,7 +58,7 @@ def test_the_error_of_an_expectation_is_that_of_its_days() -> None:
 
 def test_one_row_leads_to_no_expectation_that_anything_could_be_held_against(stream: Stream) -> None:
     one = expectations(performance(np.array([0.1]), np.array([0])))
-    found = judge_performance(MONITOR, INTERFACE, stream(14), 1, one, START + timedelta(days=14))
+    found = judge_performance(MONITOR, evidence(stream(14), one))
     assert [f.verdict for f in found] == [Verdict.INCONCLUSIVE]
     assert "too few rows to say" in found[0].why
 
@@ -88,7 +93,7 @@ def test_a_small_hold_out_gives_as_few_false_alarms_as_is_stated_and_an_exact_on
             }
         )
         for name, known in (("carried", expected), ("exact", {"brier": Expected(expected["brier"].value)})):
-            found = judge_performance(MONITOR, INTERFACE, rows, 1, known, START + timedelta(days=14))
+            found = judge_performance(MONITOR, evidence(rows, known))
             alarms[name] += found[0].verdict is Verdict.FAIL
     assert alarms["carried"] <= 6  # 2 are expected; more than 6 of 60 happen once in 150 such tests
     assert alarms["exact"] > alarms["carried"]

@@ -12,9 +12,9 @@ import pytest
 
 from undrift.data.contract import Contract, Field
 from undrift.develop.bundle import Interface
-from undrift.finding import Verdict
+from undrift.finding import Finding, Verdict
+from undrift.monitor.evidence import Evidence, Expected
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.performance import Expected
 from undrift.monitor.repeats import Repeats, same_rows
 from undrift.monitor.slices import judge_slices, worst_slices
 
@@ -31,6 +31,10 @@ EXPECTED = {"brier": Expected(0.185, 0.002)}
 Stream = Callable[..., pa.Table]
 
 
+def judged(rows: pa.Table, now: datetime) -> list[Finding]:
+    return judge_slices(MONITOR, Evidence(interface=INTERFACE, rows=rows, version=1, expected=EXPECTED, now=now))
+
+
 def rotten(day: int, row: dict[str, Any], rng: np.random.Generator) -> None:
     if day >= 28:  # one carrier of four: the truth turns round, its scores stay
         row["truth"] = np.where(row["carrier"] == 2, 1 - row["truth"], row["truth"])
@@ -38,10 +42,10 @@ def rotten(day: int, row: dict[str, Any], rng: np.random.Generator) -> None:
 
 def test_the_part_that_rots_is_named_and_a_sound_stream_has_none(stream: Stream) -> None:
     now = START + timedelta(days=56)
-    found = judge_slices(MONITOR, INTERFACE, stream(56, change=rotten), 1, EXPECTED, now)
+    found = judged(stream(56, change=rotten), now)
     assert found[0].verdict is Verdict.FAIL
     assert found[0].measurement.segment["carrier"] == "AA"
-    sound = [judge_slices(MONITOR, INTERFACE, stream(56, seed=s), 1, EXPECTED, now) for s in range(2)]
+    sound = [judged(stream(56, seed=s), now) for s in range(2)]
     assert [f.verdict for part in sound for f in part] == [Verdict.PASS] * 2
 
 
@@ -70,7 +74,7 @@ def test_among_many_parts_without_a_difference_hardly_any_is_named() -> None:
 
 
 def test_few_labels_say_nothing(stream: Stream) -> None:
-    found = judge_slices(MONITOR, INTERFACE, stream(40, n=5), 1, EXPECTED, START + timedelta(days=40))
+    found = judged(stream(40, n=5), START + timedelta(days=40))
     assert [f.verdict for f in found] == [Verdict.INCONCLUSIVE]
 
 

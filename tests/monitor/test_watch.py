@@ -19,9 +19,9 @@ from undrift.finding import Verdict
 from undrift.improve.triggers import Retrain, consider
 from undrift.monitor.alerts import decide
 from undrift.monitor.cells import Reference, reference_of
+from undrift.monitor.evidence import Expected
 from undrift.monitor.frames import columns_of
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.performance import Expected
 from undrift.monitor.watch import Scene, look_back, watch
 
 START = datetime(2013, 4, 1, tzinfo=UTC)

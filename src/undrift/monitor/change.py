@@ -7,24 +7,17 @@ once. How large the loss is now says performance.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
 from math import log
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
-from undrift.deploy.traffic import values_of
-from undrift.develop.bundle import Interface
-from undrift.finding import Finding, Verdict, Window
+from undrift.finding import Finding, Verdict
 from undrift.ids import from_micros
-from undrift.monitor.frames import inside, micros, outside
+from undrift.monitor.evidence import Evidence, metric_of
 from undrift.monitor.monitors import Monitor, found
-from undrift.monitor.performance import DAY, Expected, metric_of
+from undrift.monitor.performance import DAY
 from undrift.stats.change import cusum_evidence
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["BOUNDS", "judge_change"]
 
@@ -35,39 +28,28 @@ FEWEST_ROWS: Final = 20
 FEWEST_DAYS: Final = 5
 
 
-def judge_change(
-    monitor: Monitor,
-    interface: Interface,
-    rows: pa.Table,
-    version: int,
-    expected: Mapping[str, Expected],
-    now: datetime,
-    *,
-    tick: timedelta = timedelta(days=1),
-    spoiled: tuple[Window, ...] = (),
-) -> list[Finding]:
+def judge_change(monitor: Monitor, evidence: Evidence) -> list[Finding]:
     """Judge the days of the window, one after the other; pure.
 
     Parameters
     ----------
-    rows : predictions with the labels known now, of the monitor's window.
-    expected, spoiled : as for `judge_performance`. Tolerated is the expected loss, twice its error more, raised by the
-        practical size.
+    evidence : of the monitor's window. Tolerated is the expected loss, twice its error more, raised by the practical
+        size.
     """
-    del tick
+    interface, rows, expected = evidence.interface, evidence.rows, evidence.expected
     metric = monitor.metric or ("brier" if interface.task != "regression" else metric_of(monitor, interface))
-    window = Window(now - monitor.span, now)
+    window = evidence.window(monitor)
 
     def unsure(why: str, n: int = 0) -> list[Finding]:
         name = f"change of {metric}"
         return [found(monitor, Verdict.INCONCLUSIVE, f"{name}: {why}", name=name, value=0.0, n=n, window=window)]
 
     if metric not in BOUNDS or metric not in expected or not rows.num_rows:
-        return unsure(f"needs a bounded loss ({' or '.join(BOUNDS)}) that was measured for version {version}, and rows")
-    times = micros(rows, "event_time")
-    mine = np.asarray((rows["version"].to_numpy() == version) & outside(times, spoiled))
-    held = mine & inside(times, window.start, now)
-    loss = values_of(rows, interface, [metric])[metric]
+        return unsure(
+            f"needs a bounded loss ({' or '.join(BOUNDS)}) that was measured for version {evidence.version}, and rows"
+        )
+    times, loss = evidence.times, evidence.losses(metric)
+    held = evidence.mine & evidence.within(window)
     labelled = held & np.isfinite(loss)
     days, place = np.unique(times[held] // DAY, return_inverse=True)
     every = np.bincount(place, minlength=len(days))
@@ -81,8 +63,8 @@ def judge_change(
     reference = expected[metric]
     tolerated = min((reference.value + 2 * reference.error) * (1 + monitor.size), 0.999 * BOUNDS[metric])
     run = max(30 / monitor.budget, 2.0)
-    evidence, began = cusum_evidence(values, tolerated, high=BOUNDS[metric])
-    beyond = bool(evidence[-1] >= log(run))
+    wealth, began = cusum_evidence(values, tolerated, high=BOUNDS[metric])
+    beyond = bool(wealth[-1] >= log(run))
     first = int(days[used][int(began[-1])])
     since = from_micros(first * DAY)
     late = float(values[days[used] >= first].mean())

@@ -7,8 +7,6 @@ blind to a changed world; where matured labels show that they were wrong, they s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -18,9 +16,11 @@ from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
 from undrift.develop.performance import loss_arrays
 from undrift.finding import Finding, Interval, Verdict, Window
-from undrift.monitor.frames import column, columns_of, inside, micros, numeric, outside
+from undrift.ids import to_micros
+from undrift.monitor.evidence import Evidence, metric_of
+from undrift.monitor.frames import column, columns_of, inside, numeric
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
-from undrift.monitor.performance import DAY, FEWEST_ROWS, Expected, metric_of
+from undrift.monitor.performance import DAY, FEWEST_ROWS
 from undrift.stats.calibration import CalibrationMap
 
 if TYPE_CHECKING:
@@ -111,26 +111,16 @@ def _modelled(rows: pa.Table, loss: Floats, known: Bools) -> Floats:
     return np.where(answered, model.predict(x), np.nan)
 
 
-def judge_estimate(
-    monitor: Monitor,
-    interface: Interface,
-    rows: pa.Table,
-    version: int,
-    expected: Mapping[str, Expected],
-    now: datetime,
-    *,
-    tick: timedelta = timedelta(days=1),
-    spoiled: tuple[Window, ...] = (),
-) -> list[Finding]:
+def judge_estimate(monitor: Monitor, evidence: Evidence) -> list[Finding]:
     """Judge the estimated loss of the last window; pure.
 
     Parameters
     ----------
-    rows : predictions with the labels known now, of at least `CHECKED` + 2 windows.
-    expected, spoiled : as for `judge_performance`.
+    evidence : of at least `CHECKED` + 2 windows.
     """
+    interface, rows, expected = evidence.interface, evidence.rows, evidence.expected
     metric = metric_of(monitor, interface)
-    window = Window(now - monitor.span, now)
+    window = evidence.window(monitor)
 
     def unsure(why: str, n: int = 0, **detail: Any) -> list[Finding]:
         return [
@@ -143,14 +133,12 @@ def judge_estimate(
     if not rows.num_rows:
         return unsure(f"no answers in {window}")
     if metric not in expected:
-        return unsure(f"version {version} has no expected loss to be compared with")
-    times = micros(rows, "event_time")
-    mine = np.asarray((rows["version"].to_numpy() == version) & outside(times, spoiled))
-    fresh = mine & inside(times, window.start, window.end)
+        return unsure(f"version {evidence.version} has no expected loss to be compared with")
+    mine, fresh = evidence.mine, evidence.mine & evidence.within(window)
     losses = estimated_losses(interface, metric, rows, mine & ~fresh)
     if losses is None:
         return unsure(f"fewer than {FEWEST_LABELLED} labelled rows before the window to learn from", int(fresh.sum()))
-    checks = _checks(monitor, interface, metric, rows, times, mine, window)
+    checks = _checks(monitor, metric, evidence, window)
     tolerated = expected[metric].value * monitor.size
     wrong = [c for c in checks if abs(c.estimated - c.measured) > tolerated + c.tolerance]
     if wrong:
@@ -160,25 +148,21 @@ def judge_estimate(
             f"({len(wrong)} of {len(checks)} checks were wrong)"
         )
         return unsure(why, int(fresh.sum()), trusted=False, checks=len(checks))
-    return [_judged(monitor, metric, times, losses, mine, expected[metric], (tick, len(checks)), window)]
+    return [_judged(monitor, metric, evidence, losses, len(checks), window)]
 
 
-def _checks(
-    monitor: Monitor, interface: Interface, metric: str, rows: pa.Table, times: NDArray[np.int64], mine: Bools,
-    window: Window,
-) -> list[_Check]:  # fmt: skip
+def _checks(monitor: Monitor, metric: str, evidence: Evidence, window: Window) -> list[_Check]:
     """Estimates of past windows, learnt from what was before them, beside what their labels say."""
-    loss = values_of(rows, interface, [metric])[metric]
+    times, mine, loss = evidence.times, evidence.mine, evidence.losses(metric)
     made: list[_Check] = []
     for back in range(1, CHECKED + 1):
         past = Window(window.start - back * monitor.span, window.end - back * monitor.span)
-        held = mine & inside(times, past.start, past.end)
+        held = mine & evidence.within(past)
         labelled = held & np.isfinite(loss)
         if int(labelled.sum()) < FEWEST_ROWS or labelled.sum() < MATURE * held.sum():
             continue
-        said = estimated_losses(
-            interface, metric, rows, mine & inside(times, datetime.min.replace(tzinfo=past.start.tzinfo), past.start)
-        )
+        before = mine & (times < to_micros(past.start))
+        said = estimated_losses(evidence.interface, metric, evidence.rows, before)
         if said is None:
             continue
         gap = said[labelled] - loss[labelled]
@@ -199,27 +183,18 @@ def _by_days(times: NDArray[np.int64], values: Floats) -> tuple[float, float, in
     return mean, float(np.sqrt(np.square(sums).sum() * count / (count - 1)) / len(values)), count
 
 
-def _judged(
-    monitor: Monitor,
-    metric: str,
-    times: NDArray[np.int64],
-    losses: Floats,
-    mine: Bools,
-    expected: Expected,
-    terms: tuple[timedelta, int],
-    window: Window,
-) -> Finding:
+def _judged(monitor: Monitor, metric: str, evidence: Evidence, losses: Floats, checks: int, window: Window) -> Finding:
     from scipy.special import stdtrit
 
-    tick, checks = terms
-    alpha = monitor.alpha(1, max(1, int(timedelta(days=30) / tick)))
+    times, expected = evidence.times, evidence.expected[metric]
+    alpha = monitor.alpha(1, evidence.ticks)
     bound = expected.value * (1 + monitor.size)
     beyond, first = 0, None
     value = lower = float("nan")
     n = 0
     for back in reversed(range(monitor.lasting.n)):
-        end = window.end - back * tick
-        held = mine & inside(times, end - monitor.span, end) & np.isfinite(losses)
+        end = window.end - back * evidence.tick
+        held = evidence.mine & inside(times, end - monitor.span, end) & np.isfinite(losses)
         n = int(held.sum())
         value, error, days = _by_days(times[held], losses[held])
         if n < FEWEST_ROWS or days < FEWEST_DAYS["performance"]:

@@ -6,16 +6,16 @@ tells before it comes so far. The feed itself is feed.py's business, values that
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undrift.develop.bundle import Interface
-from undrift.finding import Finding, Interval, Verdict, Window
-from undrift.ids import duration, from_micros
-from undrift.monitor.frames import inside, micros, outside, past_rates
+from undrift.finding import Finding, Interval, Verdict
+from undrift.ids import duration, from_micros, to_micros
+from undrift.monitor.evidence import Evidence
+from undrift.monitor.frames import past_rates
 from undrift.monitor.monitors import Monitor, found
 from undrift.stats.compare import wilson_interval
 from undrift.stats.summary import Counts
@@ -28,32 +28,22 @@ __all__ = ["judge_freshness"]
 FEWEST_ROWS: Final = 30
 
 
-def judge_freshness(
-    monitor: Monitor,
-    interface: Interface,
-    rows: pa.Table,
-    now: datetime,
-    *,
-    tick: timedelta = timedelta(days=1),
-    spoiled: tuple[Window, ...] = (),
-) -> list[Finding]:
+def judge_freshness(monitor: Monitor, evidence: Evidence) -> list[Finding]:
     """Judge the ages of what was looked up in the last window; pure.
 
     Parameters
     ----------
-    rows : captured predictions of the window and of days before it.
-    spoiled : windows of known faults, which are no custom.
+    evidence : of the window and of days before it; windows of known faults are no custom.
     """
-    window = Window(now - monitor.span, now)
-    limits = {view.name: monitor.oldest or view.ttl for view in interface.views}
-    times = micros(rows, "event_time")
-    fresh = inside(times, window.start, window.end)
+    rows, times, window = evidence.rows, evidence.times, evidence.window(monitor)
+    limits = {view.name: monitor.oldest or view.ttl for view in evidence.interface.views}
+    fresh = evidence.within(window)
     n = int(fresh.sum())
     if n < FEWEST_ROWS or not limits or "feature_times" not in rows.column_names:
         why = f"{n} rows in {window}, {len(limits)} views to look at: too few to say"
         return [found(monitor, Verdict.INCONCLUSIVE, why, name="freshness", value=0.0, n=n, window=window)]
-    past = (times < int(window.start.timestamp() * 1_000_000)) & outside(times, spoiled)
-    alpha = monitor.alpha(len(limits), max(1, int(timedelta(days=30) / tick)))
+    past = (times < to_micros(window.start)) & evidence.sound
+    alpha = monitor.alpha(len(limits), evidence.ticks)
     findings = []
     for name, limit in sorted(limits.items()):
         age = times - _known_at(rows, name)

@@ -6,14 +6,16 @@ judged in performance.py, which calls itself INCONCLUSIVE without them, and an I
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from undrift.finding import Finding, Interval, Verdict, Window
-from undrift.monitor.frames import inside, micros, outside, past_rates
+from undrift.ids import to_micros
+from undrift.monitor.evidence import Evidence
+from undrift.monitor.frames import micros, past_rates
 from undrift.monitor.monitors import Monitor, found
 from undrift.stats.compare import wilson_interval
 from undrift.stats.summary import Counts
@@ -27,37 +29,27 @@ FEWEST_ROWS: Final = 30
 FEWEST_WINDOWS: Final = 3
 
 
-def judge_labels(
-    monitor: Monitor,
-    rows: pa.Table,
-    maturity: timedelta,
-    now: datetime,
-    *,
-    tick: timedelta = timedelta(days=1),
-    spoiled: tuple[Window, ...] = (),
-) -> list[Finding]:
+def judge_labels(monitor: Monitor, evidence: Evidence) -> list[Finding]:
     """Judge the last window of answers that are old enough to have a label; pure.
 
     Parameters
     ----------
-    rows : predictions with outcomes of several windows.
-    maturity : how long after an answer its label can be expected.
+    evidence : of several windows, and how long after an answer its label can be expected.
     """
-    end = now - maturity
+    rows, times, maturity = evidence.rows, evidence.times, evidence.maturity
+    end = evidence.now - maturity
     window = Window(end - monitor.span, end)
-    times = micros(rows, "event_time")
-    known = np.asarray((rows["label"].is_valid()).to_numpy(zero_copy_only=False), dtype=bool)
-    known |= np.asarray((rows["value"].is_valid()).to_numpy(zero_copy_only=False), dtype=bool)
+    known = evidence.valid("label") | evidence.valid("value")
     if "labelled_at" in rows.column_names:
         known &= _told(rows) - times <= int(maturity / timedelta(microseconds=1))
-    fresh = inside(times, window.start, window.end)
+    fresh = evidence.within(window)
     n, k = int(fresh.sum()), int((fresh & known).sum())
-    past = (times < int(window.start.timestamp() * 1_000_000)) & outside(times, spoiled)
+    past = (times < to_micros(window.start)) & evidence.sound
     rates = past_rates(known, times, past, window)
     if n < FEWEST_ROWS or len(rates) < FEWEST_WINDOWS:
         why = f"{n} answers in {window} should have labels by now, and {len(rates)} windows came before: too few to say"
         return [found(monitor, Verdict.INCONCLUSIVE, why, name="labels", value=0.0, n=n, window=window)]
-    alpha = monitor.alpha(1, max(1, int(timedelta(days=30) / tick)))
+    alpha = monitor.alpha(1, evidence.ticks)
     seen = wilson_interval(Counts(k, n), 1 - 2 * alpha)
     least = float(rates.min())
     bad = seen.upper < least - monitor.size

@@ -98,9 +98,14 @@ def domain_auc(past: Floats, now: Floats, days: tuple[NDArray[np.int64], NDArray
 
 
 def mean_shift(past: Floats, now: Floats) -> float:
-    """How far the mean moved, in root mean square distances of ``past`` from its own mean; 0 for no move."""
-    spread = float(np.sqrt(past.var(axis=0).sum()))
-    return float(np.linalg.norm(now.mean(axis=0) - past.mean(axis=0))) / spread if spread > 0 else 0.0
+    """How far the mean moved, in root mean square distances of ``past`` from its own mean; 0 for no move.
+
+    What means of so many rows differ by chance is taken off the squared distance, so that rows that spread more, or
+    fewer rows, are no move.
+    """
+    spread, wide = float(past.var(axis=0).sum()), float(now.var(axis=0).sum())
+    squared = float(np.square(now.mean(axis=0) - past.mean(axis=0)).sum()) - spread / len(past) - wide / len(now)
+    return float(np.sqrt(max(0.0, squared) / spread)) if spread > 0 else 0.0
 
 
 def maximum_mean_discrepancy(past: Floats, now: Floats, *, features: int = 512, seed: int = 0) -> float:

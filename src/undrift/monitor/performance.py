@@ -7,28 +7,21 @@ reference was measured too, and a small hold-out may flatter. Days of known sile
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
-from math import isfinite, sqrt
-from typing import TYPE_CHECKING, Final, NamedTuple
+from math import isfinite
+from typing import Final, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from undrift.deploy.traffic import segment_columns, values_of
-from undrift.develop.bundle import Interface
-from undrift.develop.performance import Performance
+from undrift.deploy.traffic import segment_columns
 from undrift.finding import Finding, Interval, Verdict, Window
-from undrift.monitor.frames import inside, micros, outside
+from undrift.monitor.evidence import Evidence, Expected, metric_of
+from undrift.monitor.frames import inside
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
 from undrift.stats.calibration import step_up
-from undrift.stats.summary import Estimate
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["Expected", "decay_under_fault", "expectations", "judge_performance", "metric_of"]
+__all__ = ["decay_under_fault", "judge_performance"]
 
 FEWEST_ROWS: Final = 100
 PARTS: Final = (2, 4)
@@ -38,84 +31,31 @@ DAY: Final = 86_400_000_000
 Floats = NDArray[np.float64]
 
 
-class Expected(msgspec.Struct, frozen=True):
-    """The loss a version leads to expect, and the standard error with which that was measured; infinite if unknown."""
-
-    value: float
-    error: float = 0.0
-
-
-def expectations(performance: Performance) -> dict[str, Expected]:
-    """The expected loss of each metric, and of each segment as ``metric[carrier=UA]``.
-
-    The error of the whole follows from its interval over days. That of a segment is of its rows, raised by as much as
-    days raise that of the whole (the design effect, Kish 1965).
-    """
-    found: dict[str, Expected] = {}
-    raised: dict[str, float] = {}
-    for metric, estimate in performance.losses.items():
-        error = _error(estimate)
-        moments = performance.moments[metric]
-        plain = sqrt(moments.variance / moments.n) if moments.n > 1 else 0.0
-        raised[metric] = max(1.0, error / plain) if plain > 0 and isfinite(error) else 1.0
-        found[metric] = Expected(estimate.value, error)
-    for segment, losses in performance.segments.items():
-        for metric, moments in losses.items():
-            error = raised[metric] * sqrt(moments.variance / moments.n) if moments.n > 1 else float("inf")
-            found[f"{metric}[{segment}]"] = Expected(moments.mean, error)
-    return found
-
-
-def _error(estimate: Estimate) -> float:
-    """Half an interval over the normal quantile: never below the standard error that made it."""
-    from scipy.special import ndtri
-
-    return estimate.half_width / float(ndtri((1 + estimate.level) / 2))
-
-
-def metric_of(monitor: Monitor, interface: Interface) -> str:
-    """The loss a monitor watches."""
-    return monitor.metric or ("absolute_error" if interface.task == "regression" else "log_loss")
-
-
-def judge_performance(
-    monitor: Monitor,
-    interface: Interface,
-    rows: pa.Table,
-    version: int,
-    expected: Mapping[str, Expected],
-    now: datetime,
-    *,
-    tick: timedelta = timedelta(days=1),
-    spoiled: tuple[Window, ...] = (),
-) -> list[Finding]:
+def judge_performance(monitor: Monitor, evidence: Evidence) -> list[Finding]:
     """Judge the loss of the version that is champion; pure.
 
     Parameters
     ----------
-    rows : predictions with outcomes of at least the monitor's window and the ticks its persistence looks back.
-    expected : the reference loss per metric name, and per segment as ``metric[carrier=UA]`` where there is one.
-    spoiled : windows whose data are not to be trusted.
+    evidence : of at least the monitor's window and the ticks its persistence looks back.
     """
+    interface, expected, now = evidence.interface, evidence.expected, evidence.now
     metric = metric_of(monitor, interface)
-    window = Window(now - monitor.span, now)
+    window = evidence.window(monitor)
     if metric not in expected:
-        why = f"{metric}: version {version} has no expected loss to be compared with"
+        why = f"{metric}: version {evidence.version} has no expected loss to be compared with"
         return [
             found(monitor, Verdict.ERROR, why, name=metric, value=None, n=0, window=window, problem="no reference loss")
         ]
-    times = micros(rows, "event_time")
-    mine = (rows["version"].to_numpy() == version) & outside(times, spoiled)
-    loss = values_of(rows, interface, [metric])[metric]
+    times, mine, loss = evidence.times, evidence.mine, evidence.losses(metric)
     groups: list[tuple[dict[str, str], NDArray[np.bool_], Expected]] = [({}, mine, expected[metric])]
     if monitor.by_segment:
-        for name, (codes, names) in segment_columns(rows, interface).items():
+        for name, (codes, names) in segment_columns(evidence.rows, interface).items():
             groups += [
                 ({name: value}, mine & (codes == code), expected[f"{metric}[{name}={value}]"])
                 for code, value in enumerate(names)
                 if f"{metric}[{name}={value}]" in expected
             ]
-    alpha = monitor.alpha(len(groups), max(1, int(timedelta(days=30) / tick)))
+    alpha = monitor.alpha(len(groups), evidence.ticks)
 
     def beyond(level: float) -> int:
         return sum(
@@ -125,30 +65,23 @@ def judge_performance(
 
     alpha = step_up(beyond, alpha, len(groups))
     return [
-        _judge(monitor, metric, (times, loss), which, reference, (alpha, segment, tick), window)
+        _judge(monitor, metric, (times, loss), which, reference, (alpha, segment, evidence.tick), window)
         for segment, which, reference in groups
     ]
 
 
-def decay_under_fault(
-    monitor: Monitor,
-    interface: Interface,
-    rows: pa.Table,
-    expected: Mapping[str, Expected],
-    fault: Window,
-) -> Finding | None:
+def decay_under_fault(monitor: Monitor, evidence: Evidence, fault: Window) -> Finding | None:
     """The loss inside the window of a fault, if it is beyond the practical size: not decay of the model, but damage.
 
     Reported with the fault, so that nobody retrains because of it; None where nothing is to be told.
     """
-    metric = metric_of(monitor, interface)
-    times = micros(rows, "event_time")
-    loss = values_of(rows, interface, [metric])[metric]
-    held = inside(times, fault.start, fault.end) & np.isfinite(loss)
+    metric = metric_of(monitor, evidence.interface)
+    loss = evidence.losses(metric)
+    held = evidence.within(fault) & np.isfinite(loss)
     n = int(held.sum())
-    if n < FEWEST_ROWS or metric not in expected:
+    if n < FEWEST_ROWS or metric not in evidence.expected:
         return None
-    value, usual = float(loss[held].mean()), expected[metric].value
+    value, usual = float(loss[held].mean()), evidence.expected[metric].value
     if value <= usual * (1 + monitor.size):
         return None
     why = f"{metric} was {value:.4g} from {n} rows since, {value / usual - 1:.0%} above the expected"

@@ -8,21 +8,19 @@ everywhere; rows about the same thing count by what they add (repeats.py). What 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
-from undrift.finding import Finding, Verdict, Window
+from undrift.finding import Finding, Verdict
 from undrift.ids import to_micros
 from undrift.monitor.estimate import FEWEST_LABELLED, estimated_losses
-from undrift.monitor.frames import column, columns_of, inside, micros, numeric, outside
+from undrift.monitor.evidence import Evidence, metric_of
+from undrift.monitor.frames import column, columns_of, numeric
 from undrift.monitor.monitors import Monitor, found
-from undrift.monitor.performance import Expected, metric_of
 from undrift.monitor.repeats import Repeats, same_rows, same_values
 
 if TYPE_CHECKING:
@@ -151,17 +149,7 @@ def _excess(
     return inside - outside, max(float(np.sqrt(variance + more)), 1e-12), worth
 
 
-def judge_slices(
-    monitor: Monitor,
-    interface: Interface,
-    rows: pa.Table,
-    version: int,
-    expected: Mapping[str, Expected],
-    now: datetime,
-    *,
-    tick: timedelta = timedelta(days=1),
-    spoiled: tuple[Window, ...] = (),
-) -> list[Finding]:
+def judge_slices(monitor: Monitor, evidence: Evidence) -> list[Finding]:
     """Judge the slices of the labelled rows of the last window; pure.
 
     What is looked at is the loss beyond what each row's own probabilities lead to expect (for regression: a model of
@@ -170,18 +158,17 @@ def judge_slices(
 
     Parameters
     ----------
-    rows : predictions with the labels known now, of two windows at least.
+    evidence : of two windows at least.
     """
     import pyarrow as pa
 
+    interface, rows, expected = evidence.interface, evidence.rows, evidence.expected
     metric = metric_of(monitor, interface)
-    window = Window(now - monitor.span, now)
-    times = micros(rows, "event_time")
-    mine = np.asarray((rows["version"].to_numpy() == version) & outside(times, spoiled))
-    fresh = mine & inside(times, window.start, window.end)
-    some = rows.num_rows > 0
-    usual = estimated_losses(interface, metric, rows, mine & (times < to_micros(window.start))) if some else None
-    loss = values_of(rows, interface, [metric])[metric] if some else np.zeros(0)
+    window = evidence.window(monitor)
+    times, mine, loss = evidence.times, evidence.mine, evidence.losses(metric)
+    fresh = mine & evidence.within(window)
+    before = mine & (times < to_micros(window.start))
+    usual = estimated_losses(interface, metric, rows, before) if rows.num_rows else None
     n = int((fresh & np.isfinite(loss)).sum())
     if usual is None or metric not in expected or n < 2 * FEWEST_LABELLED:
         why = f"{metric}: {n} labelled rows in {window} and what was before are too few to look for slices"
@@ -190,7 +177,7 @@ def judge_slices(
     columns = {k: v for k, v in columns_of(held).items() if k not in ("score", "label")}
     columns = {k: v for k, v in columns.items() if not monitor.columns or k in monitor.columns}
     practical = expected[metric].value * monitor.size
-    level = monitor.alpha(1, max(1, int(timedelta(days=30) / tick)))
+    level = monitor.alpha(1, evidence.ticks)
     excess, repeats = _beyond_own_past(interface, rows, loss - usual, mine & ~fresh)
     worst = worst_slices(
         columns,

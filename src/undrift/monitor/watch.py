@@ -23,6 +23,7 @@ from undrift.monitor.cells import Reference, Slots
 from undrift.monitor.change import judge_change
 from undrift.monitor.drift import judge_drift
 from undrift.monitor.estimate import CHECKED, judge_estimate
+from undrift.monitor.evidence import Evidence, Expected
 from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
 from undrift.monitor.frames import inside, micros
 from undrift.monitor.freshness import judge_freshness
@@ -31,7 +32,7 @@ from undrift.monitor.integrity import judge_integrity
 from undrift.monitor.labels import judge_labels
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.multivariate import PAST_WINDOWS, judge_multivariate
-from undrift.monitor.performance import Expected, decay_under_fault, judge_performance
+from undrift.monitor.performance import decay_under_fault, judge_performance
 from undrift.monitor.service import BURN_RATES, judge_service
 from undrift.monitor.silent import judge_silent
 from undrift.monitor.skew import judge_skew
@@ -80,6 +81,19 @@ class Scene:
     features: tuple[pa.Table, pa.Table] | None = None
     workers: Sequence[Health] = ()
     maturity: timedelta = timedelta(days=1)
+
+    def evidence(self, monitor: Monitor, now: datetime, spoiled: tuple[Window, ...]) -> Evidence:
+        """What a monitor of losses, labels or ages judges."""
+        return Evidence(
+            interface=self.interface,
+            rows=self.rows,
+            now=now,
+            version=self.version,
+            expected=self.expected,
+            tick=monitor.every(self.tick),
+            spoiled=spoiled,
+            maturity=self.maturity,
+        )
 
 
 def look_back(
@@ -164,32 +178,15 @@ def _drift_and_performance(
         drift += judge_multivariate(monitor, scene.rows, now, tick=monitor.every(scene.tick), spoiled=feeds)
     performance: list[Finding] = []
     for monitor in (m for m in monitors if m.kind == "performance"):
-        performance += judge_performance(
-            monitor,
-            scene.interface,
-            scene.rows,
-            scene.version,
-            scene.expected,
-            now,
-            tick=monitor.every(scene.tick),
-            spoiled=spoiled,
-        )
+        evidence = scene.evidence(monitor, now, spoiled)
+        performance += judge_performance(monitor, evidence)
         present = [w for w in spoiled if w.end >= now]
         if present:
             fault = min(present, key=lambda w: w.start)
-            damage = decay_under_fault(monitor, scene.interface, scene.rows, scene.expected, fault)
+            damage = decay_under_fault(monitor, evidence, fault)
             performance += [damage] if damage is not None else []
     for monitor in (m for m in monitors if m.kind in LOSSES):
-        performance += LOSSES[monitor.kind](
-            monitor,
-            scene.interface,
-            scene.rows,
-            scene.version,
-            scene.expected,
-            now,
-            tick=monitor.every(scene.tick),
-            spoiled=spoiled,
-        )
+        performance += LOSSES[monitor.kind](monitor, scene.evidence(monitor, now, spoiled))
     others = [*faults, *drift, *performance]
     sick = open_incidents(known, scene.interface.model, ("feed", "silent"))
     explained = [
@@ -221,9 +218,9 @@ def _integrity_and_service(
         elif monitor.kind == "service":
             findings += judge_service(monitor, scene.rows, now, model=scene.interface.model, workers=scene.workers)
         elif monitor.kind == "labels":
-            findings += judge_labels(monitor, scene.rows, scene.maturity, now, tick=scene.tick, spoiled=spoiled)
+            findings += judge_labels(monitor, scene.evidence(monitor, now, spoiled))
         elif monitor.kind == "freshness":
-            findings += judge_freshness(monitor, scene.interface, scene.rows, now, tick=scene.tick, spoiled=spoiled)
+            findings += judge_freshness(monitor, scene.evidence(monitor, now, spoiled))
         elif monitor.kind == "golden":
             findings += judge_golden(monitor, scene.interface.model, scene.workers, now)
         elif monitor.kind == "skew":
