@@ -90,5 +90,4 @@ def explanation_of(project: Project, row: dict[str, Any], method: str) -> dict[s
 
 
 def _hidden(manifest: Manifest) -> list[str]:
-    inputs = {i.name for i in manifest.interface.inputs}
-    return [f.name for f in manifest.interface.contract.fields if f.personal and f.name in inputs]
+    return [given.name for given in manifest.interface.inputs if given.name in manifest.interface.personal]

@@ -286,9 +286,11 @@ def _expectations(folder: str) -> tuple[dict[str, Reference], dict[str, Expected
     """What a bundle says of its inputs and outcomes in training, and of its losses on the held-out rows."""
     profiles = Profiles.read(Path(folder))
     columns = {**profiles.inputs.columns, **profiles.outcomes.columns}
-    columns.pop("prediction", None)
+    manifest = read_manifest(Path(folder), verify=False)
+    for name in ("prediction", *manifest.interface.personal):  # what is personal is not captured: nothing to compare
+        columns.pop(name, None)
     reference = {name: reference_from(column) for name, column in columns.items()}
-    performance = Performance.expected(read_manifest(Path(folder), verify=False))
+    performance = Performance.expected(manifest)
     return reference, expectations(performance) if performance is not None else {}
 
 

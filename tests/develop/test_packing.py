@@ -11,7 +11,7 @@ import pyarrow as pa
 from undrift.data.contract import Contract, Field
 from undrift.develop.bundle import Interface, read_golden
 from undrift.develop.folds import TrainingData
-from undrift.develop.packing import pack
+from undrift.develop.packing import Reference, pack
 from undrift.develop.trust import PythonModel
 from undrift.inference.predictor import load
 from undrift.settings import TrustSettings
@@ -75,6 +75,21 @@ def test_a_field_that_must_be_there_is_neutral_where_no_value_is_of_five_people(
     folder, trust = packed(30, artifacts, personal=True)
     assert {row.inputs["mail"] for row in read_golden(folder)} == {""}
     load(folder, trust)
+
+
+def test_the_reference_profile_keeps_no_value_of_a_personal_field(artifacts: Any) -> None:
+    folder, _ = packed(200, artifacts, personal=True)
+    text = (folder / "profile.json").read_text()
+    assert "person1@" not in text
+    found = Reference.read(folder).inputs
+    for name in ("mail", "born", "age", "vip"):
+        column = found.columns[name]
+        assert (column.n, column.nulls, column.top, column.minimum, column.sketch.n) == (200, 0, (), None, 0)
+        assert not column.shapes.counts
+    assert found.columns["x"].sketch.n == 200, "what is nobody's is profiled as before"
+    assert (found + found).columns["mail"].n == 400
+    open_text = (packed(200, artifacts, personal=False)[0] / "profile.json").read_text()
+    assert "person1@" in open_text, "or this test could not fail"
 
 
 def test_without_personal_fields_golden_requests_are_rows_as_they_came(artifacts: Any) -> None:

@@ -144,6 +144,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         }
         return Profile(n=self.n + other.n, columns=columns)
 
+    def without_values(self, names: Iterable[str]) -> Profile:
+        """The profile in which nothing of those columns is left but their kind, rows and nulls; names not there are
+        passed over. For values of people: frequent ones, extremes and quantiles are values of somebody.
+        """
+        bare = {
+            name: ColumnProfile(kind=found.kind, n=found.n, nulls=found.nulls, infinite=found.infinite)
+            for name in names
+            if (found := self.columns.get(name)) is not None
+        }
+        return msgspec.structs.replace(self, columns={**self.columns, **bare})
+
     def to_json(self) -> str:
         """The profile as JSON text."""
         return msgspec.json.encode(self).decode()

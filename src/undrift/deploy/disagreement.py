@@ -153,7 +153,7 @@ def _cases(
     interface: Interface, rows: pa.Table, old: Floats, new: Floats, was: list[Any], says: list[Any], classes: bool
 ) -> Table:
     """The rows on which the two differ most, with their inputs; personal fields were never captured."""
-    personal = {field.name for field in interface.contract.fields if field.personal}
+    personal = interface.personal
     size = np.nan_to_num(np.abs(new - old), nan=-1.0)
     order = [int(i) for i in np.argsort(-size, kind="stable")[:CASES] if size[i] > 0]
     picked = rows.take(order)

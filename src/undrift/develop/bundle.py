@@ -104,6 +104,11 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         computed = [Input(f.name, f.type) for transform in self.transforms for f in transform.outputs]
         return (*own, *looked_up, *computed)
 
+    @property
+    def personal(self) -> frozenset[str]:
+        """The request fields whose values are people's own: not captured, and not kept in bundles."""
+        return frozenset(field.name for field in self.contract.fields if field.personal)
+
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """manifest.json of a bundle.

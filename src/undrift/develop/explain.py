@@ -64,7 +64,6 @@ class Explainer:
         self.manifest, self._raw, self._folder, self._trust = manifest, raw, folder, trust
         self._background = Background.read(folder)
         self._groups = group_of(manifest.interface)
-        self._personal = {f.name for f in manifest.interface.contract.fields if f.personal}
         self._exact: Attributor | None = None
         self.inexact = ""
         """Why no exact method applies; empty if one does."""

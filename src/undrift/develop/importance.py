@@ -77,8 +77,7 @@ class Background(msgspec.Struct, frozen=True, kw_only=True):
         given = table.num_rows
         places = np.sort(np.random.default_rng(seed).choice(given, min(rows, given), replace=False))
         drawn = table_columns(interface.inputs, table.select([i.name for i in interface.inputs]).take(places))
-        personal = {f.name for f in interface.contract.fields if f.personal}
-        replaced = tuple(i.name for i in interface.inputs if i.name in personal)
+        replaced = tuple(i.name for i in interface.inputs if i.name in interface.personal)
         for name in replaced:
             whole = table_columns([i for i in interface.inputs if i.name == name], table)[name]
             drawn[name] = np.full(len(places), _typical(whole), dtype=whole.dtype)

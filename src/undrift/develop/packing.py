@@ -52,7 +52,8 @@ _NEVER: Final = {
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
     """The reference profile of a version: profile.json of its bundle.
 
-    ``inputs``: the model's inputs. ``outcomes``: the columns ``score``, ``prediction`` (not for regression) and, where
+    ``inputs``: the model's inputs; of personal ones rows and nulls alone. ``outcomes``: the columns ``score``,
+    ``prediction`` (not for regression) and, where
     it is known, ``label``.
     """
 
@@ -144,7 +145,7 @@ def pack(
     if label is not None:
         said["performance"] = msgspec.to_builtins(Performance.of(scored))
     reference = Reference(
-        inputs=Profile.of(inputs_of.select([i.name for i in interface.inputs])),
+        inputs=Profile.of(inputs_of.select([i.name for i in interface.inputs])).without_values(interface.personal),
         outcomes=Profile.of(_outcomes(scored, label)),
     )
     background = Background.of_table(interface, inputs_of)

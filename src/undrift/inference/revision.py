@@ -51,7 +51,7 @@ class Revision:
         self.placed, self.manifest, self.batcher = placed, manifest, batcher
         self.interface: Interface = manifest.interface
         self.decoder = Decoder(self.interface.contract)
-        self.personal = frozenset(f.name for f in self.interface.contract.fields if f.personal)
+        self.personal = self.interface.personal
         self.predict = AnswerCache(cache_rows, batcher.predict).predict if cache_rows else batcher.predict
         self._inputs = [given.name for given in self.interface.inputs]
         self._of_row = itemgetter(*self._inputs) if self._inputs else lambda row: ()
