@@ -53,8 +53,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     """The reference profile of a version: profile.json of its bundle.
 
     ``inputs``: the model's inputs; of personal ones rows and nulls alone. ``outcomes``: the columns ``score``,
-    ``prediction`` (not for regression) and, where
-    it is known, ``label``.
+    ``prediction`` (not for regression) and, where it is known, ``label``.
     """
 
     inputs: Profile
