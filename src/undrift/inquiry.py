@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 
 from undrift.capture.ingest import TAKEN_IN, WATERMARK
+from undrift.capture.spool import waiting
 from undrift.declarations import load_declarations
 from undrift.delivery import permissions, sinks_status
 from undrift.deploy.replay import Replayed, changed, rejudge
@@ -59,6 +61,7 @@ def status(project: Project) -> dict[str, Any]:
     dict with keys ``project``, ``now``, ``models``, ``serving``, ``costs``, ``work``, ``sinks``.
     """
     journal = project.journal
+    waits = waiting(project.settings.path(project.settings.stores.spool), time.time())
     rollouts = journal.items("rollout")
     incidents = journal.items("incident")
     models = {}
@@ -94,6 +97,8 @@ def status(project: Project) -> dict[str, Any]:
         "work": {
             "watermark": _moment(journal.get_setting(TAKEN_IN if project.settings.time.mode == "wall" else WATERMARK)),
             "ticked": _moment(journal.get_setting("ticked")),
+            "waiting_bytes": waits.size,
+            "lag_seconds": round(waits.seconds, 3),
             "jobs": project.jobs.counts(),
         },
         "sinks": sinks_status(project),

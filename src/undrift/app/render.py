@@ -321,12 +321,20 @@ def status(found: Mapping[str, Any]) -> RenderableType:
                 ("serve", serving or "not running (undrift serve)"),
                 *([("cost", [cost["text"] for cost in found["costs"]])] if found.get("costs") else []),
                 *([("taken in until", minute(work["watermark"]))] if work["watermark"] else []),
+                ("waits to be taken in", _lag(work)),
                 ("judged until", minute(work["ticked"])),
                 ("jobs", jobs or "none yet"),
             ]
         ),
     ]
     return Group(*parts)
+
+
+def _lag(work: Mapping[str, Any]) -> str:
+    """How far behind ingest is."""
+    if not work["waiting_bytes"]:
+        return "nothing"
+    return f"{work['waiting_bytes'] / 1e6:,.1f} MB, the oldest for {work['lag_seconds']:,.0f} s"
 
 
 def _model_lines(model: Mapping[str, Any]) -> list[tuple[str, Any]]:

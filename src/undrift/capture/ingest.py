@@ -26,7 +26,7 @@ from undrift.capture.capture import (
     WatermarkRecord,
 )
 from undrift.capture.records import events_table, labels_table, predictions_table, source_table
-from undrift.capture.spool import Chunk, SpoolReader
+from undrift.capture.spool import Chunk, SpoolReader, tell_taken
 from undrift.data.features import Source
 from undrift.develop.bundle import Manifest
 from undrift.errors import NotFoundError
@@ -146,6 +146,7 @@ class Ingest:
         self._limit = limit_bytes
         self._linger, self._landed = linger, float("-inf")
         self._kept = 0
+        self._told: dict[str, int] = {}
         self._manifests: dict[str, Manifest] = {}
         self._fence: int | None = None
         self._forget()
@@ -333,6 +334,9 @@ class Ingest:
                 self._positions.pop(chunk.writer, None)
             else:
                 self._positions[chunk.writer] = chunk.position
+        if self._positions != self._told:
+            self._told = dict(self._positions)
+            tell_taken(self._reader.spool, self._told)
 
     def _recall(self) -> None:
         if not self._recalled:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,7 +18,9 @@ import msgspec
 from undrift.capture.capture import HEAD, MAGIC, OFFSET_BITS, Record, place
 from undrift.errors import StateError
 
-__all__ = ["Chunk", "Frame", "SpoolReader", "backlog"]
+__all__ = ["Chunk", "Frame", "SpoolReader", "Waiting", "tell_taken", "waiting"]
+
+TAKEN: Final = ".taken"
 
 _decoder: Final = msgspec.msgpack.Decoder(list[Record])
 
@@ -46,27 +49,75 @@ class Chunk(NamedTuple):
     damaged: list[Path]
 
 
-def backlog(spool: Path, now: float) -> tuple[int, float]:
-    """What waits in the spool of all writers: bytes, and how many seconds the segment that is longest finished waits.
+class Waiting(NamedTuple):
+    """What no worker has taken in yet: bytes of all writers, and the age of the oldest record in seconds; 0 for none.
+
+    This age is the lag of ingest.
+    """
+
+    size: int
+    seconds: float
+
+
+def tell_taken(spool: Path, reached: Mapping[str, int]) -> None:
+    """Leave word for the servers how far each writer has been taken in; a disk that is full only makes it older."""
+    scratch = spool / f"{TAKEN}.new"
+    try:
+        scratch.write_bytes(msgspec.json.encode(reached))
+        scratch.replace(spool / TAKEN)
+    except OSError:
+        pass
+
+
+def waiting(spool: Path, now: float) -> Waiting:
+    """What waits in the spool of all writers, by their segments and by what a worker has left word of.
+
+    Without word (no worker ever ran here) all that is in the segments waits.
 
     Parameters
     ----------
     now : the time as ``time.time()`` has it.
     """
+    try:
+        reached = msgspec.json.decode((spool / TAKEN).read_bytes(), type=dict[str, int])
+    except (OSError, msgspec.MsgspecError):
+        reached = {}
     size, oldest = 0, now
-    newest: dict[Path, Path] = {}  # of each writer: it may still be written to, so it does not wait
+    begun: set[Path] = set()  # writers whose oldest waiting record is known
     for path in sorted(spool.glob("[!.]*/*.seg")):
         if path.parent.name == "damaged":
             continue
+        position = reached.get(path.parent.name, 0)
+        begin = max(len(MAGIC), position & ((1 << OFFSET_BITS) - 1) if position >> OFFSET_BITS == int(path.stem) else 0)
         try:
-            size += path.stat().st_size
-            finished = newest.get(path.parent)
-            if finished is not None:
-                oldest = min(oldest, finished.stat().st_mtime)
+            left = path.stat().st_size - begin
+            if left <= 0 or int(path.stem) < position >> OFFSET_BITS:
+                continue
+            size += left
+            if path.parent not in begun and (since := _received(path, begin)) is not None:
+                begun.add(path.parent)
+                oldest = min(oldest, since)
         except FileNotFoundError:  # a worker has just taken it in
             pass
-        newest[path.parent] = path
-    return size, now - oldest
+    return Waiting(size, now - oldest)
+
+
+def _received(path: Path, begin: int) -> float | None:
+    """When the record that begins there was received, in seconds; None while it is not whole."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        head = file.read(HEAD.size)
+        if len(head) < HEAD.size:
+            return None
+        length, checksum = HEAD.unpack(head)
+        payload = file.read(length)
+    if not length or len(payload) < length or zlib.crc32(payload) != checksum:
+        return None
+    try:
+        records = _decoder.decode(payload)
+    except msgspec.MsgspecError:  # the worker says what is wrong with it
+        return None
+    return records[0].received_at / 1_000_000 if records else None
 
 
 class SpoolReader:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from undrift.capture.capture import Recorder, SpoolWriter
-from undrift.capture.spool import backlog
+from undrift.capture.spool import waiting
 from undrift.errors import UndriftError
 from undrift.plugins import resolve_path
 from undrift.serving.access_log import AccessLog
@@ -42,14 +42,14 @@ HOUSEKEEPING_SECONDS: Final = 1.0
 
 def _bound(settings: Settings, meters: Meters, recorder: Recorder) -> None:
     """See whether the spool may grow; where it may not, callers are told until a worker has caught up."""
-    size, age = backlog(settings.path(settings.stores.spool), time.time())
+    size, age = waiting(settings.path(settings.stores.spool), time.time())
     meters.spool_bytes.set(size)
     meters.spool_seconds.set(age)
     serve, full = settings.serve, ""
     if 0 < serve.spool_bytes < size:
         full = f"{size} bytes wait in the spool; at most {serve.spool_bytes} may (serve.spool_bytes)"
     elif 0 < serve.spool_seconds < age:
-        full = f"the spool waits for {age:.0f} seconds; at most {serve.spool_seconds:g} may pass (serve.spool_seconds)"
+        full = f"records wait for {age:.0f} seconds; at most {serve.spool_seconds:g} may pass (serve.spool_seconds)"
     if bool(full) != bool(recorder.full):
         notice("spool full" if full else "spool free", why=full)
     recorder.full = full

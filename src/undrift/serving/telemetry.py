@@ -111,7 +111,9 @@ class Meters:
         )
         self.spool_bytes = Gauge("undrift_spool_bytes", "Bytes that wait in the spool of all.", registry=registry)
         self.spool_seconds = Gauge(
-            "undrift_spool_seconds", "How long the segment that waits longest is finished.", registry=registry
+            "undrift_spool_seconds",
+            "Age of the oldest record that no worker has taken in: the lag of ingest.",
+            registry=registry,
         )
         self.unlogged = Counter(
             "undrift_unlogged_answers", "Lines of the access log that were dropped.", registry=registry
