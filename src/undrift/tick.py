@@ -36,9 +36,10 @@ from undrift.monitor.alerts import decide as decide_alerts
 from undrift.monitor.alerts import open_incidents
 from undrift.monitor.cells import Reference, Slots, reference_from
 from undrift.monitor.evidence import Expected, expectations
+from undrift.monitor.seasonal import seasonal_profiles
 from undrift.monitor.skew import sampled
 from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
-from undrift.monitor.windows import asked_for, history_of, keep_profiles, kept_profiles
+from undrift.monitor.windows import WindowProfile, asked_for, history_of, keep_profiles, kept_profiles
 from undrift.project import FEEDS, Project
 from undrift.releases import freeze_of
 from undrift.serving.health import Health, read_health
@@ -204,12 +205,15 @@ def scene_of(
             if found is not None:
                 sources[name] = (project.declarations.sources[name], found)
     history: dict[str, Slots] = {}
+    seasonal: dict[str, list[WindowProfile]] = {}
     asked = asked_for(model.monitors, tick)
     if asked is not None and asked_for(due, tick) is not None:
         begin = now - asked.span
         keep_profiles(project.lake, manifest.interface, rows, _edges(folder), begin, now, segments=asked.segments)
-        kept = kept_profiles(project.lake, model.name, now - asked.reach, now)
-        history = history_of(kept, reference, route["champion_version"])
+        if asked.reach:
+            kept = kept_profiles(project.lake, model.name, now - asked.reach, now)
+            history = history_of(kept, reference, route["champion_version"])
+        seasonal = seasonal_profiles(project.lake, model.name, due, now, tick)
     return Scene(
         interface=manifest.interface,
         rows=rows,
@@ -221,6 +225,7 @@ def scene_of(
         importance=_importance(str(project.bundle_path(champion))),
         tick=tick,
         history=history,
+        seasonal=seasonal,
         workers=workers,
         maturity=duration(model.maturity),
         features=_twice(project, model, manifest.interface, champion, rows, now),

@@ -129,7 +129,13 @@ STATUS: dict[str, Any] = {
         }
     },
     "serving": [{"pid": 12, "epoch": 9}],
-    "work": {"watermark": NOW.isoformat(), "ticked": None, "jobs": {"done": 3, "ready": 0}},
+    "work": {
+        "watermark": NOW.isoformat(),
+        "ticked": None,
+        "jobs": {"done": 3, "ready": 0},
+        "waiting_bytes": 2_500_000,
+        "lag_seconds": 7.4,
+    },
 }
 
 
@@ -142,6 +148,7 @@ def test_status_shows_champion_rollout_incident_and_processes() -> None:
         "changed since they were applied",
         "pid 12 (epoch 9)",
         "3 done",
+        "2.5 MB, the oldest for 7 s",
     ):
         assert words in shown, words
 

@@ -41,6 +41,8 @@ def test_status_tells_where_everything_stands(two: Project, alive: Alive) -> Non
     assert before["work"] == {
         "watermark": None,
         "ticked": None,
+        "waiting_bytes": 0,
+        "lag_seconds": 0.0,
         "jobs": {"ready": 0, "running": 0, "done": 0, "failed": 0},
     }
     life = alive(two)

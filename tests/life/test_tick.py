@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from undrift import lifecycle, releases, tick
+from undrift.backtest import backtest
 from undrift.errors import ConflictError
 from undrift.monitor.windows import kept_profiles
 from undrift.project import Project, open_project
@@ -167,6 +168,31 @@ def test_what_the_monitors_say_does_not_depend_on_the_clock_of_the_machine(proje
     at = [event.at for event in project.journal.events() if event.actor == "work"]
     assert all(LIVE <= moment <= LIVE + DAY for moment in at)
     assert all(event.recorded_at - event.at > timedelta(days=30) for event in project.journal.events()[-1:])
+
+
+SEASONAL = (
+    "ud.Monitor(name='hours', kind='drift', season='day', comparable=5, columns=('distance',), persistence=(1, 1)),"
+    " ud.Monitor(name='traffic', kind='silent', season='day', comparable=5),"
+)
+
+
+def test_a_season_is_judged_from_kept_profiles_and_judged_again_by_a_backtest(project: Project, alive: Alive) -> None:
+    with redeclared(project, monitors=SEASONAL) as changed:
+        lifecycle.apply(changed, actor=ME)
+        life = alive(changed, Town(TRAINED_DAYS + 25))
+        life.play(16)
+        ticks = {event.at: event.payload["monitors"] for event in changed.journal.events(kinds=("tick.judged",))}
+        assert ticks[LIVE + 16 * DAY] == {"hours": "PASS", "traffic": "PASS"}
+        assert ticks[LIVE + 5 * DAY] == {"hours": "INCONCLUSIVE", "traffic": "INCONCLUSIVE"}
+        day = life.town.day(life.now)
+        near = [{**ride, "distance": ride["distance"] / 4} for ride in day.rides]
+        assert life.play_day(day._replace(rides=near)) == ["alert.opened"]
+        day = life.town.day(life.now)
+        assert "alert.opened" in life.play_day(day._replace(rides=day.rides[::16]))
+        titles = {incident["title"] for incident in changed.journal.items("incident").values()}
+        assert titles == {"distance is unlike the same hours of a day before", "requests are missing"}
+        again = backtest(changed, start=LIVE, end=life.now)
+        assert {alarm.title for alarm in again.alarms} == titles
 
 
 def test_a_model_that_was_declared_but_not_applied_is_not_judged_anew(project: Project, alive: Alive) -> None:

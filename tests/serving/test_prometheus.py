@@ -131,7 +131,7 @@ def test_prometheus_scrapes_a_server_and_answers_the_dashboard(prometheus: Any) 
         answer = scraper.get("/query", query=expression)
         assert answer.get("status") == "success", (expression, answer)
     rules = [rule for group in scraper.get("/rules")["data"]["groups"] for rule in group["rules"]]
-    assert len(rules) == 11
+    assert len(rules) == 12
     assert {rule["state"] for rule in rules} <= {"inactive"}, rules
     assert not [rule for rule in rules if rule.get("lastError")]
 

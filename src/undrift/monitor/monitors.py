@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -96,6 +97,12 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         then the days of the window alone have to.
     distance : which one (drift): a name of `undrift.data.difference.MEASURES`; empty for Kolmogorov-Smirnov of numbers
         and total variation of categories, both shares of rows in [0, 1], which ``practical`` is then too.
+    season, comparable : ``"day"`` or ``"week"``: a window of at most a day is compared with the same hours of the last
+        ``comparable`` days or weeks, instead of training (drift) or the week before (silent: the traffic). Their
+        profiles are kept; windows that were alarmed or known to be wrong are left out.
+    timezone : whose hours are the same ones (season), as ``Europe/Paris``; UTC if empty.
+    since : from which day (UTC), as ``2026-03-01``, windows are what is normal (season): earlier ones are no reference
+        and earlier alarms no reason to leave one out. Empty for all.
     objective, limit_ms : share of answers that must be good (service), and the milliseconds above which an answer is
         not; 0 for no limit, so that only failures count.
     limit_memory_mb, limit_busy, limit_cost : what a worker process may hold (MB), the share of a core it may use over a
@@ -126,6 +133,10 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     metric: str = ""
     distance: str = ""
     history: str = ""
+    season: str = ""
+    comparable: int = 8
+    timezone: str = ""
+    since: str = ""
     objective: float = 0.99
     oldest: str = ""
     limit_ms: float = 0.0
@@ -165,7 +176,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise DeclarationError(
                 f"monitor {self.name!r}: window and budget must be above 0, the practical size at least 0."
             )
-        fewest = FEWEST_DAYS.get(self.kind, 0)
+        self._check_season()
+        fewest = 0 if self.season else FEWEST_DAYS.get(self.kind, 0)
         if span < timedelta(days=fewest):
             raise DeclarationError(
                 f"monitor {self.name!r}: a window of {self.window} can never be judged: kind {self.kind!r} compares "
@@ -184,10 +196,48 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 f"monitor {self.name!r}: unknown action {sorted(unknown)[0]!r}; known: {', '.join(sorted(ACTIONS))}."
             )
 
+    def _check_season(self) -> None:
+        where = f"monitor {self.name!r}"
+        if not self.season:
+            if self.timezone or self.since:
+                raise DeclarationError(f"{where}: timezone and since say what a season is; say season too.")
+            return
+        if self.season not in ("day", "week") or self.kind not in ("drift", "silent"):
+            raise DeclarationError(
+                f"{where}: season is 'day' or 'week', of kinds drift and silent; got {self.season!r} of {self.kind}."
+            )
+        if not timedelta(0) < self.span <= timedelta(days=1) or not 3 <= self.comparable <= 52:
+            raise DeclarationError(
+                f"{where}: with a season the window is at most a day (got {self.window}) and comparable lies between "
+                f"3 and 52 (got {self.comparable})."
+            )
+        if self.history or self.distance:
+            raise DeclarationError(
+                f"{where}: history and distance belong to a comparison with training; with a season leave them out."
+            )
+        if self.timezone and timedelta(hours=1) < self.span < timedelta(days=1):
+            raise DeclarationError(
+                f"{where}: with a timezone the window is at most an hour, or a day, so that clocks may change between "
+                f"profiles; got {self.window}."
+            )
+        try:
+            ZoneInfo(self.timezone or "UTC")
+            self.first_day  # noqa: B018  raises where it is no day
+        except (ValueError, KeyError, OSError) as error:
+            raise DeclarationError(
+                f"{where}: timezone is a name like 'Europe/Paris' and since a day like '2026-03-01'; got "
+                f"{self.timezone!r} and {self.since!r}."
+            ) from error
+
+    @property
+    def first_day(self) -> datetime | None:
+        """The beginning of the day ``since``; None for no such day."""
+        return datetime.fromisoformat(self.since).replace(tzinfo=UTC) if self.since else None
+
     @property
     def span(self) -> timedelta:
         """The window as a span of time."""
-        return duration(self.window or _DEFAULTS[self.kind]["window"])
+        return duration(self.window or ("1d" if self.season else _DEFAULTS[self.kind]["window"]))
 
     @property
     def size(self) -> float:
@@ -214,7 +264,11 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(_DEFAULTS[self.kind].get("actions", default))
 
     def every(self, tick: timedelta) -> timedelta:
-        """How often it judges: at each tick, or once a day where it compares days and ticks are shorter."""
+        """How often it judges: at each tick, once a day where it compares days, once a window where it has a season,
+        if ticks are shorter.
+        """
+        if self.season:
+            return max(tick, self.span)
         return max(tick, timedelta(days=1)) if self.kind in FEWEST_DAYS else tick
 
     def due(self, now: datetime, tick: timedelta) -> bool:
@@ -226,9 +280,9 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The error rate of each test, so that ``tests`` tests at each of ``ticks`` ticks (30 days) keep the budget.
 
         Persistence makes chance rarer only where windows share no rows: windows longer than the time between ticks
-        overlap, and one that is beyond by chance is so for days.
+        overlap, and one that is beyond by chance is so for days. Hours that follow each other are alike too.
         """
-        overlap = self.span > timedelta(days=30) / ticks
+        overlap = bool(self.season) or self.span > timedelta(days=30) / ticks
         return level_per_test(self.budget, ticks, max(tests, 1), None if overlap else self.lasting)
 
 

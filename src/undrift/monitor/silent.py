@@ -6,6 +6,7 @@ the healthy days before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,8 @@ from undrift.finding import Finding, Verdict, Window
 from undrift.ids import from_micros
 from undrift.monitor.frames import column, columns_of, inside, micros, outside, past_rates
 from undrift.monitor.monitors import Monitor, found
+from undrift.monitor.seasonal import seasonal_traffic
+from undrift.monitor.windows import WindowProfile
 from undrift.stats.compare import wilson_interval
 from undrift.stats.summary import Counts
 
@@ -39,19 +42,32 @@ USUAL: Final = 0.3
 Bools = NDArray[np.bool_]
 
 
-def judge_silent(monitor: Monitor, rows: pa.Table, now: datetime, *, spoiled: tuple[Window, ...] = ()) -> list[Finding]:
+def judge_silent(
+    monitor: Monitor,
+    rows: pa.Table,
+    now: datetime,
+    *,
+    spoiled: tuple[Window, ...] = (),
+    tick: timedelta = timedelta(days=1),
+    kept: Sequence[WindowProfile] = (),
+) -> list[Finding]:
     """Judge the answers of the last window; pure.
 
     Parameters
     ----------
     rows : captured predictions of at least the last eight days.
     spoiled : windows of known silent incidents, which are no reference.
+    kept : for a monitor with a season, the profiles that traffic is compared with instead of the week before.
     """
     window = Window(now - monitor.span, now)
     times = micros(rows, "event_time")
     fresh = inside(times, window.start, window.end)
     past = inside(times, window.start - REFERENCE, window.start) & outside(times, spoiled)
-    findings = _volume(monitor, times, fresh, past, window)
+    if monitor.season:
+        traffic = seasonal_traffic(monitor, kept, int(fresh.sum()), window, tick=tick, spoiled=spoiled)
+        findings = [traffic] if traffic is not None else []
+    else:
+        findings = _volume(monitor, times, fresh, past, window)
     version = rows["version"].to_numpy()
     for number in np.unique(version[fresh]):
         mine = fresh & (version == number)

@@ -33,10 +33,12 @@ from undrift.monitor.labels import judge_labels
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.multivariate import PAST_WINDOWS, judge_multivariate
 from undrift.monitor.performance import decay_under_fault, judge_performance
+from undrift.monitor.seasonal import judge_seasonal
 from undrift.monitor.service import BURN_RATES, judge_service
 from undrift.monitor.silent import judge_silent
 from undrift.monitor.skew import judge_skew
 from undrift.monitor.slices import judge_slices
+from undrift.monitor.windows import WindowProfile, history_of
 from undrift.serving.health import Health
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Scene:
     changes : (when, what) of releases in the last weeks.
     tick : time between two ticks.
     history : columns by the kept profiles of weeks, see `judge_drift`.
+    seasonal : by the name of a monitor with a season, the kept profiles of its windows and of comparable ones.
     maturity : how long after an answer its label can be expected.
     workers : what the running workers told of themselves, see `serving.health`; none where the past is judged.
     features : a sample of requests with the features as served, and as computed again offline; see `judge_skew`.
@@ -78,6 +81,7 @@ class Scene:
     importance: Mapping[str, float] | None = None
     tick: timedelta = timedelta(days=1)
     history: Mapping[str, Slots] = field(default_factory=dict)
+    seasonal: Mapping[str, Sequence[WindowProfile]] = field(default_factory=dict)
     features: tuple[pa.Table, pa.Table] | None = None
     workers: Sequence[Health] = ()
     maturity: timedelta = timedelta(days=1)
@@ -140,7 +144,14 @@ def watch(
                 sick.add(name)
     silent_past = spoiled_windows(known, model, now, kinds=("silent",))
     for monitor in (m for m in monitors if m.kind == "silent"):
-        judged = judge_silent(monitor, scene.rows, now, spoiled=silent_past)
+        judged = judge_silent(
+            monitor,
+            scene.rows,
+            now,
+            spoiled=tuple(w for w in silent_past if monitor.first_day is None or w.start >= monitor.first_day),
+            tick=monitor.every(scene.tick),
+            kept=scene.seasonal.get(monitor.name, ()),
+        )
         findings += _without(judged, _fed_by(scene.interface, sick))
     feeds = (*spoiled_windows(known, model, now, kinds=("feed",)), *_fresh(findings, "feed", now))
     findings += _without(
@@ -162,7 +173,18 @@ def _drift_and_performance(
     feeds, answers = windows
     spoiled = (*feeds, *answers)
     drift: list[Finding] = []
-    for monitor in (m for m in monitors if m.kind == "drift"):
+    for monitor in (m for m in monitors if m.kind == "drift" and m.season):
+        drift += judge_seasonal(
+            monitor,
+            history_of(scene.seasonal.get(monitor.name, ()), scene.reference, scene.version),
+            scene.reference,
+            now,
+            tick=monitor.every(scene.tick),
+            spoiled=feeds,
+            answers_spoiled=answers,
+            alarmed=_told(monitor, known, scene.interface.model, now),
+        )
+    for monitor in (m for m in monitors if m.kind == "drift" and not m.season):
         drift += judge_drift(
             monitor,
             scene.rows,
@@ -271,6 +293,14 @@ def _without(findings: Sequence[Finding], columns: set[str]) -> list[Finding]:
         for f in findings
         if not (f.measurement.name in ("nulls", "missing") and f.measurement.detail.get("column") in columns)
     ]
+
+
+def _told(monitor: Monitor, known: Mapping[str, dict[str, Any]], model: str, now: datetime) -> tuple[Window, ...]:
+    """The windows that a monitor told about, from the day on that its normal begins."""
+    mine = {key: incident for key, incident in known.items() if incident["monitor"] == monitor.name}
+    first = monitor.first_day
+    told = spoiled_windows(mine, model, now, kinds=(monitor.kind,))
+    return tuple(window for window in told if first is None or window.start >= first)
 
 
 def _fresh(findings: Iterable[Finding], kind: str, now: datetime) -> tuple[Window, ...]:

@@ -6,8 +6,8 @@ of their time are not in it (performance.py sees them, by their labels). What fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,6 +18,7 @@ from undrift.data.column import ColumnProfile
 from undrift.data.profile import Profile
 from undrift.develop.bundle import Interface
 from undrift.errors import ConflictError
+from undrift.finding import Window
 from undrift.ids import duration, to_micros
 from undrift.monitor.cells import Reference, Slots
 from undrift.monitor.frames import columns_of, inside, micros
@@ -116,18 +117,30 @@ def _profiled(interface: Interface, rows: pa.Table, edges: Profile, segments: bo
     return msgspec.structs.replace(whole, columns=parts)
 
 
-def kept_profiles(lake: Lake, model: str, start: datetime, end: datetime) -> list[WindowProfile]:
-    """The profiles of windows within ``[start, end)``, by time; empty where none were kept."""
+def kept_profiles(
+    lake: Lake, model: str, start: datetime, end: datetime, *, within: Sequence[Window] | None = None
+) -> list[WindowProfile]:
+    """The profiles of windows within ``[start, end)``, by time; empty where none were kept.
+
+    Parameters
+    ----------
+    within : if given, only profiles that lie whole in one of these are read.
+    """
     where = [("date", ">=", start.date()), ("date", "<=", end.date()), ("start", ">=", start), ("end", "<=", end)]
     found = lake.scan(f"profiles_{model}", where=where)
     if found is None:
         return []
+    wanted: dict[date, list[tuple[datetime, datetime]]] | None = None if within is None else {}
+    for window in within or ():
+        for day in {window.start.date(), window.end.date()}:
+            (wanted if wanted is not None else {}).setdefault(day, []).append((window.start, window.end))
     made = [
         WindowProfile(
             start=row["start"], end=row["end"], version=row["version"], variant=row["variant"],
             profile=_read(row["profile"]),
         )
         for row in found.to_pylist()
+        if wanted is None or any(row["start"] >= a and row["end"] <= b for a, b in wanted.get(row["start"].date(), ()))
     ]  # fmt: skip
     return sorted(made, key=lambda each: (each.start, each.version, each.variant))
 
@@ -166,7 +179,7 @@ def _counts(known: Reference, column: ColumnProfile) -> Any:
 
 
 class Kept(NamedTuple):
-    """Which profiles monitors ask for: how far back, of what span each, and whether those of segments too."""
+    """Which profiles monitors ask for: how far back all are read, of what span each, and whether of segments too."""
 
     reach: timedelta
     span: timedelta
@@ -178,11 +191,11 @@ def asked_for(monitors: Iterable[Monitor], tick: timedelta) -> Kept | None:
 
     Each spans what the most frequent of these monitors judges at a time: a day, where all of them compare days.
     """
-    asking = [m for m in monitors if m.kind == "drift" and m.history]
+    asking = [m for m in monitors if (m.kind == "drift" and m.history) or m.season]
     if not asking:
         return None
     return Kept(
-        max(duration(m.history) for m in asking),
+        max(duration(m.history or "0d") for m in asking),
         min(m.every(tick) for m in asking),
-        any(m.by_segment for m in asking),
+        any(m.by_segment and m.kind == "drift" for m in asking),
     )
