@@ -44,6 +44,9 @@ class Fixed:
     def may_abandon(self, request: Request) -> bool:
         return False
 
+    def is_direct(self, request: Request) -> bool:
+        return True
+
     async def answer(self, request: Request) -> Reply:
         return Reply(200, ANSWER, MORE)
 

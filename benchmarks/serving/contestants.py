@@ -29,6 +29,12 @@ ENVIRONMENTS = {
     "bentoml": ["bentoml", *LEARN],
     "mlflow": ["mlflow", *LEARN],
     "mlserver": ["mlserver", *LEARN],
+    "convert": [
+        "skl2onnx==1.20.0",
+        "onnxmltools",
+        "onnxconverter-common",
+        *LEARN,
+    ],  # makes the hand-made server's models
 }
 NOISY = ("numpy.dtype", "sklearn._loss.link.LogitLink", "sklearn._loss.link.Interval",
          "sklearn._loss.loss.HalfBinomialLoss", "sklearn._loss._loss.CyHalfBinomialLoss",

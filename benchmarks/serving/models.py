@@ -15,6 +15,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+from contestants import environment
 
 from undrift.data.contract import Contract, Field
 from undrift.develop.bundle import GoldenRow, Interface, write_bundle
@@ -96,7 +97,9 @@ def make(folder: Path, name: str, columns: dict[str, int | None], estimator: Any
     )  # fmt: skip
     rows = [{n: _plain(values[i]) for n, values in made.items()} for i in range(64)]
     (target / "rows.json").write_text(json.dumps({"columns": list(columns), "rows": rows}))
-    subprocess.run([sys.executable, Path(__file__).with_name("peers") / "convert.py", target], check=True)
+    subprocess.run(
+        [environment("convert") / "python", Path(__file__).with_name("peers") / "convert.py", target], check=True
+    )
     (target / "ok").touch()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from undrift.errors import DeadlineError, OverloadError, PredictionError
-from undrift.inference.batcher import Batcher
+from undrift.inference.batcher import ALONE, PROBED, Batcher
 from undrift.inference.predictor import Outputs
 from undrift.inference.usage import Usage
 
@@ -190,15 +190,58 @@ def inline(scenario: Callable[[Batcher, Doubling], Awaitable[None]], **bounds: i
     asyncio.run(main())
 
 
-def test_on_the_loop_all_that_has_arrived_is_one_batch_and_an_idle_model_still_starts_at_once() -> None:
+async def several_at_once(batcher: Batcher, model: Doubling) -> None:
+    """Have requests gathered: so many come in one turn that it is noticed."""
+    await asyncio.gather(*(ask(batcher, 1.0) for _ in range(PROBED + 2)))
+    model.sizes.clear()
+
+
+def answered_as_it_comes(batcher: Batcher) -> bool:
+    """Whether a request is answered, rightly, without another turn of the loop."""
+    asked = batcher.predict({"x": [1.0]}, 1, soon())
+    try:
+        asked.send(None)
+    except StopIteration as done:
+        return bool(done.value.score == [2.0])
+    asked.close()
+    return False
+
+
+def test_on_the_loop_requests_are_answered_as_they_come_until_several_come_at_once_and_then_in_batches() -> None:
     async def scenario(batcher: Batcher, model: Doubling) -> None:
-        assert (await ask(batcher, 1.0)).score == [2.0]
+        assert answered_as_it_comes(batcher)
+        burst = PROBED + 12
+        answers = await asyncio.gather(*(ask(batcher, n, n + 0.5) for n in range(20, 20 + burst)))
+        assert [answer.score for answer in answers] == [[2.0 * n, 2.0 * n + 1] for n in range(20, 20 + burst)]
+        assert model.sizes[0] == 1
+        assert model.sizes[-1] >= 2 * 12  # once one has seen that another came with it, all that come are one batch
+        assert sum(model.sizes) == 1 + 2 * burst
         answers = await asyncio.gather(*(ask(batcher, n, n + 0.5) for n in range(2, 6)))
         assert [answer.score for answer in answers] == [[2.0 * n, 2.0 * n + 1] for n in range(2, 6)]
-        assert model.sizes == [1, 8]
+        assert model.sizes[-1] == 8
+        assert not answered_as_it_comes(batcher)
+        for n in range(20, 20 + ALONE):
+            assert (await ask(batcher, float(n))).score == [2.0 * n]
+        assert answered_as_it_comes(batcher)
+        assert batcher.inline
         assert threading.active_count() == before
 
     before = threading.active_count()
+    inline(scenario)
+
+
+def test_what_an_answer_as_it_comes_took_is_charged_and_a_failure_is_the_callers() -> None:
+    async def scenario(batcher: Batcher, model: Doubling) -> None:
+        usage = Usage()
+        assert (await batcher.predict({"x": [4.0, 5.0]}, 2, soon(), usage)).score == [8.0, 10.0]
+        assert usage.compute > 0
+        assert (sum(usage.batches), usage.batch_rows) == (1, 2)
+        with pytest.raises(PredictionError):
+            await ask(batcher, -1.0)
+        with pytest.raises(DeadlineError):
+            await ask(batcher, 2.0, deadline=time.monotonic() - 1.0)
+        assert model.sizes[0] == 2
+
     inline(scenario)
 
 
@@ -218,6 +261,7 @@ def test_on_the_loop_a_large_request_goes_in_parts_and_comes_back_whole() -> Non
 
 def test_on_the_loop_the_queue_is_bounded_and_what_nobody_waits_for_is_dropped() -> None:
     async def scenario(batcher: Batcher, model: Doubling) -> None:
+        await several_at_once(batcher, model)
         late, gone = ask(batcher, 1.0, deadline=time.monotonic() - 1.0), ask(batcher, 2.0)
         kept, refused = ask(batcher, 3.0), ask(batcher, 4.0)
         await asyncio.sleep(0)  # all are in the queue, and the model has not been called
@@ -250,6 +294,7 @@ def test_a_model_that_turns_out_slow_is_moved_to_a_thread_and_loses_nothing(monk
 
 def test_calls_are_charged_to_whom_they_served_by_rows() -> None:
     async def scenario(batcher: Batcher, model: Doubling) -> None:
+        await several_at_once(batcher, model)
         one, three = Usage(), Usage()
         await asyncio.gather(
             batcher.predict({"x": [1.0]}, 1, soon(), one), batcher.predict({"x": [2.0, 3.0, 4.0]}, 3, soon(), three)

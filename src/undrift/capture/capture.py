@@ -170,7 +170,8 @@ class SpoolWriter:
                     hint="Free space on its disk or make it writable; appends go on by themselves when it is.",
                 ) from error
             position = place(self._seq, self._offset)
-        self._dirty.set()
+        if not self._dirty.is_set():  # where it is set, the sync that clears it comes after this write
+            self._dirty.set()
         return position
 
     def barrier(self) -> Future[None]:

@@ -1,8 +1,9 @@
 """Micro-batches: requests that wait while the model is busy are predicted together.
 
 An idle model starts at once, so nothing is delayed to form a batch. The queue is bounded, and work whose caller has
-stopped waiting is dropped before it reaches the model. A model of microseconds runs on the event loop, when all that
-has arrived is read; any other runs in a thread of its own, or in as many as it says it bears (``concurrency``).
+stopped waiting is dropped before it reaches the model. A model of microseconds runs on the event loop: while requests
+come one by one, as each comes; where several come in one turn of the loop, when all that has arrived is read. Any other
+runs in a thread of its own, or in as many as it says it bears (``concurrency``).
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ __all__ = ["INLINE_SECONDS", "Batcher"]
 Columns = Mapping[str, Sequence[Any]]
 
 INLINE_SECONDS: Final = 0.002
-"""A call of the model that takes longer than this is no longer made on the event loop."""
+"""A model whose calls take longer than this is no longer called on the event loop."""
 STRIKES: Final = 5
-"""Slow calls in a row after which a model is moved to a thread for good: one may be the scheduler's fault."""
+"""Slow calls in a row after which a model is moved to a thread for good: one may be a page fault's."""
+PROBED: Final = 8
+"""One of so many requests that are answered as they come finds out whether another comes in the same turn."""
+ALONE: Final = 32
+"""Batches of one request in a row after which requests are answered as they come."""
 
 
 class _Waiting(NamedTuple):
@@ -51,8 +56,9 @@ class Batcher:
     predictor : what runs the model; called from one thread at a time.
     max_batch : rows that waiting requests are gathered to. One request of more rows is not split.
     max_queue : rows that may wait. A request that finds the queue empty may always wait.
-    inline : whether the model may run on the event loop, as long as its calls take less than `INLINE_SECONDS`. Only
-        for models whose time is bounded by their size: nothing is answered while one runs.
+    inline : whether the model may run on the event loop, as long as its calls take less than `INLINE_SECONDS` of CPU
+        (a busy machine is no reason to move it). Only for models whose time is bounded by their size: nothing is
+        answered while one runs.
     """
 
     def __init__(
@@ -65,6 +71,8 @@ class Batcher:
         self._rows = 0
         self._strikes = 0
         self._scheduled = False
+        self._one_by_one, self._in_turn = True, False
+        self._alone = 0  # requests answered as they came, or batches of one, in a row
         self._changed = threading.Condition()
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -102,9 +110,44 @@ class Batcher:
             return await self._by_thread(
                 _Waiting(columns, rows, deadline, self._future(), charged, time.monotonic(), copy_context())
             )
-        if rows <= self._max_batch:
-            return await self._by_loop(columns, rows, deadline, charged)
-        return await self._in_parts(columns, rows, deadline, charged)
+        if rows > self._max_batch:
+            return await self._in_parts(columns, rows, deadline, charged)
+        if self._one_by_one and not self._queue and deadline > time.monotonic():
+            if not self._in_turn:
+                return self._as_it_comes(columns, rows, charged)
+            self._one_by_one, self._alone = False, 0
+        return await self._by_loop(columns, rows, deadline, charged)
+
+    def _as_it_comes(self, columns: Columns, rows: int, usage: Usage) -> Outputs:
+        """The answer now, in the caller's turn of the loop: without a future, a task and two turns more."""
+        self._alone += 1
+        if self._alone >= PROBED:
+            self._alone, self._in_turn = 0, True
+            self._loop.call_soon(self._end_turn)
+        began, cpu = time.monotonic(), self._cpu()
+        found = self._predict(columns, rows, None)
+        cpu = self._cpu() - cpu
+        usage.batch(rows)
+        self._charge(usage, time.monotonic() - began, cpu)
+        self._judge(cpu)
+        if isinstance(found, (ModelError, OverloadError)):
+            raise found
+        return found
+
+    def _end_turn(self) -> None:
+        self._in_turn = False
+
+    def _judge(self, cpu: float) -> None:
+        """Whether the model may stay on the event loop, by the CPU seconds of a call."""
+        self._strikes = self._strikes + 1 if cpu > INLINE_SECONDS else 0
+        self.inline = self._strikes < STRIKES
+
+    def _charge(self, usage: Usage, seconds: float, cpu: float) -> None:
+        usage.compute += seconds
+        if self._apart:
+            usage.apart_cpu += cpu
+        else:
+            usage.model_cpu += cpu
 
     def _future(self) -> asyncio.Future[Outputs]:
         return self._loop.create_future()
@@ -168,16 +211,15 @@ class Batcher:
         self._scheduled = False
         if (
             not self.inline
-        ):  # not any more; what waits is the thread's, for the model is called from one place at a time
+        ):  # not any more: what waits is the thread's, for the model is called from one place at a time
             with self._changed:
                 self._begin_thread()
             return
         batch = self._pop()
         if batch:
-            began = time.monotonic()
             _deliver(self._answer(batch))
-            self._strikes = self._strikes + 1 if time.monotonic() - began > INLINE_SECONDS else 0
-            self.inline = self._strikes < STRIKES
+            self._alone = self._alone + 1 if len(batch) == 1 else 0
+            self._one_by_one = self._alone >= ALONE
         if self._queue and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._run_here)
@@ -228,12 +270,10 @@ class Batcher:
             took, cpu = time.monotonic() - began, self._cpu() - cpu
             rows = sum(item.rows for item in batch)
             batch[0].usage.batch(rows)
+            if self.inline:
+                self._judge(cpu)
             for item in batch:
-                item.usage.compute += took * item.rows / rows
-                if self._apart:
-                    item.usage.apart_cpu += cpu * item.rows / rows
-                else:
-                    item.usage.model_cpu += cpu * item.rows / rows
+                self._charge(item.usage, took * item.rows / rows, cpu * item.rows / rows)
 
     def _cpu(self) -> float:
         """CPU seconds of the model so far, in another process or in this thread."""

@@ -46,7 +46,7 @@ class Call(NamedTuple):
     ``received_at`` is in microseconds; ``started`` and ``deadline`` are readings of ``time.monotonic()``. ``charged``
     takes whom the request is counted to and when its answer was there, for whoever writes it.
     ``trace_id`` is that of the W3C trace context, if there is one. ``stages``, where it is a list, takes what the
-    request went through.
+    request went through. ``minted``: whether the request id was made here, so that no other request has it.
     """
 
     request_id: str
@@ -56,6 +56,7 @@ class Call(NamedTuple):
     charged: list[tuple[Usage, float]] | None = None
     trace_id: str = ""
     stages: list[Stage] | None = None
+    minted: bool = False
 
 
 class Row(NamedTuple):
@@ -170,14 +171,11 @@ class Endpoint:
         """
         ids, units, at, choices = self.assigned(rows, call)
         work = _Work(self, rows, call, online, ids, units, at, choices, clean)
-        groups: dict[str, list[int]] = {}
-        for place, choice in enumerate(choices):
-            groups.setdefault(choice.revision, []).append(place)
-        candidates = groups.pop(self.route.candidate, []) if self.route.candidate != self.route.champion else []
+        candidates, others = self._shared_out(choices)
         if candidates:
             # both at once; what the candidate cannot answer in half the time goes to the champion
             half = call.started + (call.deadline - call.started) / 2
-            candidate, others = self.revisions[self.route.candidate], groups.get(self.route.champion, [])
+            candidate = self.revisions[self.route.candidate]
             failed, failure = await asyncio.gather(
                 _outcome(work.run(candidate, candidates, half)),
                 _outcome(work.run(self.champion, others, call.deadline)),
@@ -197,24 +195,37 @@ class Endpoint:
             raise failure
         return Answered([answer for answer in work.answers if answer is not None], work.records, None)
 
+    def _shared_out(self, choices: Sequence[Choice]) -> tuple[list[int], list[int]]:
+        """The places of the rows that the candidate answers, and of the others."""
+        candidate = self.route.candidate
+        if not candidate or candidate == self.route.champion:
+            return [], []
+        mine = [place for place, choice in enumerate(choices) if choice.revision == candidate]
+        if not mine:
+            return [], []
+        return mine, [place for place, choice in enumerate(choices) if choice.revision == self.route.champion]
+
     def assigned(self, rows: Sequence[Values], call: Call) -> Assigned:
         """The id, unit, time and variant of each row."""
         interface = self.interface
-        ids = self._ids(interface, rows)
+        ids = self._ids(interface, rows, call)
         field = self.route.unit or interface.unit
         units, choices = assign(self.route, field, [row.get(field) if field else None for row in rows], ids)
-        return Assigned(ids, units, [self._at(interface, row, call) for row in rows], choices)
+        at = [self._at(interface, row, call) for row in rows] if interface.time else [call.received_at] * len(rows)
+        return Assigned(ids, units, at, choices)
 
     @staticmethod
-    def _ids(interface: Interface, rows: Sequence[Values]) -> list[str]:
-        """What names each prediction. A request id would not do: callers repeat theirs."""
-        keys = [row.get(interface.key) if interface.key else None for row in rows]
-        fresh = new_id() if None in keys else ""
+    def _ids(interface: Interface, rows: Sequence[Values], call: Call) -> list[str]:
+        """What names each prediction. A caller's request id would not do: callers repeat theirs."""
+        fresh = call.request_id if call.minted else new_id()
+        if not interface.key:
+            return [f"{fresh}-{place}" for place in range(len(rows))]
+        keys = [row.get(interface.key) for row in rows]
         return [f"{fresh}-{place}" if key is None else str(key) for place, key in enumerate(keys)]
 
     @staticmethod
     def _at(interface: Interface, row: Values, call: Call) -> int:
-        value = row.get(interface.time) if interface.time else None
+        value = row.get(interface.time)
         if value is None:
             return call.received_at
         return to_micros(value) if isinstance(value, datetime) else int(value)

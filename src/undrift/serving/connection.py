@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Awaitable, Coroutine, Generator
+from contextvars import Context, copy_context
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -21,6 +23,8 @@ MAX_HEAD: Final = 64 * 1024
 DISCARD_SECONDS: Final = 2.0
 """How long a connection that is refused is still read from, so that its answer is not lost by a reset."""
 JSON: Final = b"application/json"
+TASKS: Final = 32
+"""Answers that are begun in tasks after one had to wait: then several requests come at once, and are batched."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -74,16 +78,22 @@ class Office(Protocol):
         """The answer; raises nothing."""
         ...
 
+    def is_direct(self, request: Request) -> bool:
+        """Whether `answer` may begin outside of a task: it asks for the current one not before it first waits."""
+        ...
+
     def may_abandon(self, request: Request) -> bool:
         """Whether the work may be dropped once the caller has hung up."""
         ...
 
 
 class Clock:
-    """The loop's time as of the last sweep, and the Date header that goes with it."""
+    """What all connections share: the loop's time as of the last sweep, the Date header that goes with it, and how many
+    answers are still begun in tasks, because the last that was begun without had to wait."""
 
     now: float = 0.0
     date: bytes = b""
+    tasks: int = 0
 
 
 class Connection(asyncio.Protocol):
@@ -250,25 +260,52 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Answer what is pending, until something takes time or the client does not read."""
+        direct = True
         while self._pending and not self._stalled:
             asked, keep, head_only = self._pending.popleft()
             if isinstance(asked, Reply):
                 self._write(asked, keep, head_only)
-                continue
-            self._request = asked
-            self._task = self._loop.create_task(self._answer(asked, keep))
-            if self._pending:
-                self._transport.pause_reading()
-            return
+            elif not direct or self._clock.tasks or not self._office.is_direct(asked):
+                self._clock.tasks = max(0, self._clock.tasks - 1)
+                self._go_on(asked, keep)
+                return
+            else:
+                direct = False  # one: what has come by other connections does not wait for all that came by this one
+                if not self._answered_at_once(asked, keep):
+                    self._clock.tasks = TASKS
+                    return
+        if not self._pending and not self._transport.is_reading() and not self._transport.is_closing():
+            self._transport.resume_reading()
 
-    async def _answer(self, request: Request, keep: bool) -> None:
-        reply = await self._office.answer(request)
+    def _answered_at_once(self, request: Request, keep: bool) -> bool:
+        """Begin to answer in this turn of the loop; where nothing has to be waited for, that is all.
+
+        A task of its own would cost two turns of the loop, each of which looks for what else there is to do.
+        """
+        context = copy_context()
+        answering: Coroutine[Any, Any, Reply] = self._office.answer(request)
+        try:
+            waited = context.run(answering.send, None)
+        except StopIteration as done:
+            self._write(done.value, keep, request.method == "HEAD")
+            return True
+        self._go_on(request, keep, _Begun(answering, waited), context)
+        return False
+
+    def _go_on(
+        self, request: Request, keep: bool, begun: Awaitable[Reply] | None = None, context: Context | None = None
+    ) -> None:
+        """Answer in a task."""
+        self._request = request
+        self._task = self._loop.create_task(self._answer(request, keep, begun), context=context)
+        if self._pending:
+            self._transport.pause_reading()
+
+    async def _answer(self, request: Request, keep: bool, begun: Awaitable[Reply] | None) -> None:
+        reply = await (self._office.answer(request) if begun is None else begun)
         self._task = self._request = None
         self._write(reply, keep, request.method == "HEAD")
-        if self._pending and not self._stalled:
-            self._next()
-        elif not self._pending and not self._transport.is_reading() and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._next()
 
     def _write(self, reply: Reply, keep: bool, head_only: bool) -> None:
         if self._transport.is_closing():
@@ -333,3 +370,28 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """End it now, whatever it does."""
         self._transport.abort()
+
+
+class _Begun:
+    """What is left of a coroutine that has begun, and now waits for something: to be awaited in a task."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Reply], waited: Any) -> None:
+        self._coroutine, self._waited = coroutine, waited
+
+    def __await__(self) -> Generator[Any, Any, Reply]:
+        """Go on as `await` would have, from the first thing waited for."""
+        waited = self._waited
+        while True:
+            try:
+                try:
+                    told = yield waited
+                except GeneratorExit:
+                    self._coroutine.close()
+                    raise
+                except BaseException as error:  # noqa: BLE001  a cancellation is the coroutine's to see
+                    waited = self._coroutine.throw(error)
+                else:
+                    waited = self._coroutine.send(told)
+            except StopIteration as done:
+                reply: Reply = done.value
+                return reply

@@ -116,6 +116,11 @@ class Gateway:
         path = self._paths.find(request.target).by_method.get(request.method)
         return path is not None and path.abandon
 
+    def is_direct(self, request: Request) -> bool:
+        """Whether `answer` may begin outside of a task."""
+        path = self._paths.find(request.target).by_method.get(request.method)
+        return path is not None and path.direct
+
     async def answer(self, request: Request) -> Reply:
         """The answer to a request that `refuse` let pass."""
         started, began = time.monotonic(), time.time_ns()
@@ -123,13 +128,14 @@ class Gateway:
         headers = request.headers
         trace = self._tracing.begin(headers)
         TRACE.set(trace.headers)
-        request_id = _request_id(headers)
+        asked_id = _given_id(headers)
+        request_id = asked_id or new_id()
         stages: list[Stage] | None = [] if trace.sampled and self._tracing.spans is not None else None
         found = self._paths.find(request.target)
         path = found.by_method[request.method]
         try:
             deadline = started + self._seconds(headers)
-            call = Call(request_id, began // 1000, started, deadline, charged, trace.trace_id, stages)
+            call = Call(request_id, began // 1000, started, deadline, charged, trace.trace_id, stages, not asked_id)
             reply = await path.handler(Asked(found.parts, request.body, call, headers, found.query))
         except UndriftError as error:
             reply = self._failed(error)
@@ -212,6 +218,7 @@ class Gateway:
         return Reply(status, error_body(error), headers)
 
 
-def _request_id(headers: dict[bytes, bytes]) -> str:
+def _given_id(headers: dict[bytes, bytes]) -> str:
+    """What the caller calls the request, where that will do; else ''."""
     given = headers.get(b"x-request-id", b"")
-    return given.decode("ascii") if 0 < len(given) <= 128 and given.isascii() and given.isalnum() else new_id()
+    return given.decode("ascii") if 0 < len(given) <= 128 and given.isascii() and given.isalnum() else ""

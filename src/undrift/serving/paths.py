@@ -44,7 +44,8 @@ class Path(NamedTuple):
 
     ``pattern``: a path with parts in braces, each of which stands for anything but a slash. ``label``: what metrics
     call it. ``types``: content types of the body, for POST. ``abandon``: whether the work may be dropped when the
-    caller has hung up before the answer.
+    caller has hung up before the answer. ``direct``: whether the handler may begin outside of a task, because it has no
+    use for the current one (as `asyncio.timeout` has) before it first waits for something.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Path(NamedTuple):
     label: str
     types: tuple[bytes, ...] = (JSON,)
     abandon: bool = False
+    direct: bool = False
 
 
 class Found(NamedTuple):

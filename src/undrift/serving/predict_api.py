@@ -18,7 +18,7 @@ from undrift.protocols.tensors import outputs_of, selected
 from undrift.protocols.wire import encode
 from undrift.serving.api import Api
 from undrift.serving.connection import JSON, Reply
-from undrift.serving.paths import Asked, Path
+from undrift.serving.paths import Asked, Handler, Path
 from undrift.settings import Settings
 
 __all__ = ["PredictApi"]
@@ -46,27 +46,27 @@ class PredictApi:
         """The lines of the table that these handlers fill."""
         given = []
         if self._serve.predict_route:
-            given.append(Path("POST", self._serve.predict_route, self._route, "predict", _ROWS, abandon=True))
+            given.append(_asks(self._serve.predict_route, self._route, "predict", _ROWS))
         if self._serve.health_route:
             given.append(Path("GET", self._serve.health_route, self._api.ready, "health"))
         return [
             *given,
-            Path("POST", "/v1/models/{name}/versions/{version}:predict", self._predict, "predict", _ROWS, abandon=True),
-            Path("POST", "/v1/models/{name}:predict", self._predict, "predict", _ROWS, abandon=True),
+            _asks("/v1/models/{name}/versions/{version}:predict", self._predict, "predict", _ROWS),
+            _asks("/v1/models/{name}:predict", self._predict, "predict", _ROWS),
             Path("GET", "/v1/models/{name}", self._status, "model"),
             Path("GET", "/v1/models/{name}/versions/{version}", self._status, "model"),
             Path("GET", "/v1/models/{name}/metadata", self._metadata, "model"),
             Path("GET", "/v1/models/{name}/versions/{version}/metadata", self._metadata, "model"),
-            Path("POST", "/v2/models/{name}/infer", self._infer, "infer", _TENSORS, abandon=True),
-            Path("POST", "/v2/models/{name}/versions/{version}/infer", self._infer, "infer", _TENSORS, abandon=True),
+            _asks("/v2/models/{name}/infer", self._infer, "infer", _TENSORS),
+            _asks("/v2/models/{name}/versions/{version}/infer", self._infer, "infer", _TENSORS),
             Path("GET", "/v2/models/{name}", self._model, "model"),
             Path("GET", "/v2/models/{name}/versions/{version}", self._model, "model"),
             Path("GET", "/v2/models/{name}/ready", self._model_ready, "health"),
             Path("GET", "/v2/models/{name}/versions/{version}/ready", self._model_ready, "health"),
             Path("GET", "/v2", self._about, "about"),
             Path("GET", "/v2/", self._about, "about"),
-            Path("POST", "/invocations", self._invocations, "invocations", _BODIES, abandon=True),
-            Path("POST", "/endpoints/{name}/invocations", self._invocations, "invocations", _BODIES, abandon=True),
+            _asks("/invocations", self._invocations, "invocations", _BODIES),
+            _asks("/endpoints/{name}/invocations", self._invocations, "invocations", _BODIES),
             Path("GET", "/ping", self._api.ready, "health"),
             Path("GET", "/health", self._api.ready, "health"),
             Path("GET", "/version", self._version, "about"),
@@ -82,12 +82,13 @@ class PredictApi:
 
     async def _instances(self, asked: Asked, endpoint: Endpoint) -> Reply:
         columnar, kept = False, None
+        decoder = endpoint.champion.decoder
         if _is(asked, ARROW):
-            rows = await _by_arrow("read", endpoint.champion.decoder, asked.body)
-        elif (kept := endpoint.champion.decoder.kept(asked.body)) is not None:
+            rows = await _by_arrow("read", decoder, asked.body)
+        elif (kept := decoder.kept(asked.body)) is not None:
             rows = kept
         else:
-            rows, columnar = tensorflow.read(endpoint.champion.decoder, asked.body)
+            rows, columnar = tensorflow.read(decoder, asked.body)
         answered = await self._api.answered(endpoint, rows, asked.call, clean=kept is not None)
         if ARROW in asked.headers.get(b"accept", b"").lower():
             return await self._arrow_answer(endpoint, answered)
@@ -186,8 +187,14 @@ class PredictApi:
         return self._api.endpoint(names[0] if names else "")
 
 
+def _asks(pattern: str, handler: Handler, label: str, types: tuple[bytes, ...]) -> Path:
+    """A path at which a model is asked."""
+    return Path("POST", pattern, handler, label, types, abandon=True, direct=True)
+
+
 def _is(asked: Asked, kind: bytes) -> bool:
-    return asked.headers.get(b"content-type", JSON).partition(b";")[0].strip().lower() == kind
+    said = asked.headers.get(b"content-type", JSON)
+    return said == kind if said == JSON else said.partition(b";")[0].strip().lower() == kind
 
 
 async def _by_arrow(what: str, *arguments: Any) -> Any:
