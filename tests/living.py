@@ -100,7 +100,9 @@ class Service:
         """The status and the answer of a POST."""
         names = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
         request = Request("POST", path.encode(), names, json.dumps(body).encode())
-        reply = self._app.refuse(Head(*request[:3])) or self._loop.run_until_complete(self._app.answer(request))
+        reply = self._app.refuse(
+            Head(request.method, request.target, request.headers)
+        ) or self._loop.run_until_complete(self._app.answer(request))
         return reply.status, json.loads(reply.body)
 
     def close(self) -> None:

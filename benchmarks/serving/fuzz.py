@@ -1,7 +1,7 @@
 """A hundred thousand bodies that nobody meant, against a real server: `python benchmarks/serving/fuzz.py [N]`.
 
-The generator is that of tests/serving/test_fuzz.py. It ends with the count, or with the first body whose answer is a
-server error or holds a stack trace.
+The generator is that of tests/serving/test_fuzz.py, begun anew with another seed after each part (it slows down with
+what it remembers). It ends with the count, or with the first body whose answer is a server error or a stack trace.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parents[2] / "tests/serving")]
@@ -20,6 +20,8 @@ from test_fuzz import BODIES, PATHS, check  # noqa: E402
 
 from servers import Server, interface, make_bundle, placed, write_table  # noqa: E402
 from undrift.inference.router import Route  # noqa: E402
+
+PART = 5_000
 
 
 def main(examples: int) -> None:
@@ -36,15 +38,17 @@ def main(examples: int) -> None:
         server = Server(folder / "at").start()
         sent, began = 0, time.monotonic()
 
-        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-        @given(path=st.sampled_from(PATHS), body=BODIES)
         def run(path: str, body: bytes) -> None:
             nonlocal sent
             check(server.client, path, body)
             sent += 1
 
         try:
-            run()
+            for begun in range(0, examples, PART):
+                bounds = settings(max_examples=min(PART, examples - begun), deadline=None, database=None,
+                                  suppress_health_check=list(HealthCheck))  # fmt: skip
+                seed(begun)(bounds(given(path=st.sampled_from(PATHS), body=BODIES)(run)))()
+                print(f"{sent:,} bodies in {time.monotonic() - began:.0f} s", file=sys.stderr)
         finally:
             code = server.stop()
         died = [line for line in server.lines if line["event"] in ("fault", "worker died")]

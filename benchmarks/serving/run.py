@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -193,6 +194,8 @@ def main() -> None:
     if options.what == "show":
         show_all(options.into)
         return
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk, the client, is not installed: apt-get install wrk (or brew install wrk).")
     models = BENCH / "models"
     subprocess.run([sys.executable, Path(__file__).with_name("models.py"), models], check=True)
     model, names = models / options.model, [name for name in options.servers.split(",") if name]

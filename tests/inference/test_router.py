@@ -55,7 +55,7 @@ def test_the_propensity_is_the_probability_of_the_choice_made() -> None:
 
 @pytest.mark.parametrize("changes", [{"candidate": ""}, {"weight": 0.0}])
 def test_without_a_candidate_or_weight_all_get_the_champion(changes: dict[str, object]) -> None:
-    assert {pick(route(**changes), unit) for unit in UNITS[:500]} == {("champion", "r-1", 1.0)}
+    assert {pick(route(**changes), unit) for unit in UNITS[:500]} == {Choice("champion", "r-1", 1.0)}
 
 
 def test_a_file_is_read_when_it_is_replaced_and_only_then(tmp_path: Path) -> None:

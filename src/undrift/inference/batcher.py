@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from undrift.errors import DeadlineError, ModelError, OverloadError, PredictionError
 from undrift.inference.predictor import Outputs, Predictor
@@ -35,7 +37,7 @@ ALONE: Final = 32
 """Batches of one request in a row after which requests are answered as they come."""
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, frozen=True):
     columns: Columns
     rows: int
     deadline: float

@@ -12,6 +12,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from undrift.capture.capture import PredictionRecord
 from undrift.develop.bundle import Interface
 from undrift.errors import (
@@ -40,7 +42,7 @@ Stage = tuple[str, str, float, float]
 """What a request went through: name, revision, and when, from and to."""
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True):
     """What surrounds the rows of one request.
 
     ``received_at`` is in microseconds; ``started`` and ``deadline`` are readings of ``time.monotonic()``. ``charged``
@@ -59,7 +61,7 @@ class Call(NamedTuple):
     minted: bool = False
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True):
     """The answer for one row."""
 
     id: str
@@ -81,7 +83,7 @@ class Assigned(NamedTuple):
     choices: Sequence[Choice]
 
 
-class Answered(NamedTuple):
+class Answered(msgspec.Struct, frozen=True):
     """The answers in the order of the request, and the records to be written before they leave.
 
     ``failure`` is set where the champion failed: then there are records but no answers.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -25,7 +25,7 @@ __all__ = ["Prepared", "Revision"]
 Values = dict[str, Any]
 
 
-class Prepared(NamedTuple):
+class Prepared(msgspec.Struct, frozen=True):
     """Rows on their way to the model: its inputs by column, features by row, and the views that did not answer."""
 
     columns: Mapping[str, Sequence[Any]]
@@ -78,6 +78,9 @@ class Revision:
 
     def _columns(self, rows: Sequence[Values]) -> dict[str, Sequence[Any]]:
         """The inputs, where all are fields of the contract: a decoded row has every one of them."""
+        if len(rows) == 1:
+            row = rows[0]
+            return {name: (row[name],) for name in self._inputs}
         if len(self._inputs) == 1:
             return {self._inputs[0]: [row[self._inputs[0]] for row in rows]}
         return dict(zip(self._inputs, zip(*map(self._of_row, rows), strict=True), strict=True))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -77,11 +78,18 @@ def bucket(salt: str, unit: str) -> float:
 
     A unit goes to the candidate when its bucket is below the weight.
     """
-    digest = hashlib.blake2b(unit.encode(), key=salt.encode()[:64], digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 * 100.0
+    hashed = _keyed(salt).copy()
+    hashed.update(unit.encode())
+    return int.from_bytes(hashed.digest(), "big") / 2**64 * 100.0
 
 
-class Choice(NamedTuple):
+@lru_cache(maxsize=256)
+def _keyed(salt: str) -> hashlib.blake2b:
+    """The hash under a key, before anything is hashed: to make it anew costs more than the hashing of a unit."""
+    return hashlib.blake2b(key=salt.encode()[:64], digest_size=8)
+
+
+class Choice(msgspec.Struct, frozen=True):
     """The variant a unit gets, and the probability with which units get it, in (0, 1]."""
 
     variant: Variant

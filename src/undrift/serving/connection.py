@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context, copy_context
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import httptools
+import msgspec
+from msgspec.structs import replace
 
 __all__ = ["Clock", "Connection", "Head", "Office", "Reply", "Request"]
 
@@ -29,7 +31,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True):
     """A request before its body: ``target`` as it was sent, header names in lower case."""
 
     method: str
@@ -37,7 +39,7 @@ class Head(NamedTuple):
     headers: dict[bytes, bytes]
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """A whole request."""
 
     method: str
@@ -46,7 +48,7 @@ class Request(NamedTuple):
     body: bytes
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True):
     """An answer.
 
     ``headers`` are those beside type and length; ``close`` ends the connection after it. ``epoch`` is that of the
@@ -212,7 +214,7 @@ class Connection(asyncio.Protocol):
         if refusal is None and length.isdigit() and int(length) > self._max_body:
             refusal = self._too_large()
         if refusal is not None and (length != b"0" or b"transfer-encoding" in headers):
-            refusal = refusal._replace(close=True)
+            refusal = replace(refusal, close=True)
         if refusal is not None and refusal.close:
             self._refuse(refusal)
         elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and refusal is None:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from undrift.capture.capture import Recorder
 from undrift.develop.upstream import TRACE
 from undrift.errors import RequestError, UndriftError
@@ -103,7 +105,7 @@ class Gateway:
 
     def refuse_broken(self, status: int, message: str) -> Reply:
         """The answer to what is no request, is too large or comes too late; ends the connection."""
-        return self._refusal(status, message)._replace(close=True)
+        return replace(self._refusal(status, message), close=True)
 
     def _refusal(
         self, status: int, message: str, label: str = "none", headers: tuple[tuple[bytes, bytes], ...] = ()

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import httptools
+import msgspec
 
 from undrift.inference.endpoint import Call
 from undrift.serving.connection import JSON, Reply
@@ -21,7 +22,7 @@ REMEMBERED: Final = 4096
 """Targets whose handler is remembered."""
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True):
     """What handlers see of a request: the parts of the path in braces, and the query as it was sent."""
 
     parts: Mapping[str, str]

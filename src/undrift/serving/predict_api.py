@@ -10,6 +10,8 @@ import asyncio
 from importlib import metadata
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from undrift.errors import NotFoundError
 from undrift.inference.endpoint import Answered, Endpoint
 from undrift.plugins import resolve_path
@@ -150,7 +152,7 @@ class PredictApi:
         interface, variants = endpoint.interface, {row.variant for row in answered.rows}
         headers = ((b"x-amzn-invoked-production-variant", variants.pop().encode()),) if len(variants) == 1 else ()
         if wanted == ARROW:
-            return (await self._arrow_answer(endpoint, answered))._replace(headers=headers)
+            return replace(await self._arrow_answer(endpoint, answered), headers=headers)
         if wanted == invocations.CSV:
             body = invocations.answer_csv(interface, answered.rows)
         elif wanted == invocations.JSON_LINES:
