@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from undrift.capture.ingest import Ingest
+from undrift.capture.spool import TAKEN
 from undrift.develop.bundle import read_manifest
 from undrift.ids import SystemClock
 from undrift.inference.router import pick
@@ -159,7 +160,7 @@ def test_killing_workers_supervisors_and_ingest_loses_and_doubles_nothing(
     last = ingest_of(tmp_path, bundles["r-one"])
     while last.cycle().rows:
         pass
-    assert list((tmp_path / ".undrift/spool").iterdir()) == []
+    assert [each.name for each in (tmp_path / ".undrift/spool").iterdir()] == [TAKEN]
     lake = DeltaLake(tmp_path / ".undrift/lake")
     predictions, labels = lake.scan("predictions_flights"), lake.scan("labels_flights")
     assert predictions is not None

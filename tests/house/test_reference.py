@@ -66,9 +66,11 @@ def served_paths() -> set[str]:
     found = set()
     for file in (ROOT / "src/undrift/serving").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Path"
-            if called and len(node.args) >= 4 and isinstance(node.args[1], ast.Constant):  # pathlib's; settings' own
-                found.add(re.sub(r"\{\w+\}", "*", str(ast.literal_eval(node.args[1]))).rstrip("/"))
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) >= 4):
+                continue  # pathlib's
+            at = {"Path": 1, "_asks": 0}.get(node.func.id)
+            if at is not None and isinstance(node.args[at], ast.Constant):  # else a path of the settings
+                found.add(re.sub(r"\{\w+\}", "*", str(ast.literal_eval(node.args[at]))).rstrip("/"))
     return found
 
 

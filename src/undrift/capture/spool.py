@@ -18,9 +18,10 @@ import msgspec
 from undrift.capture.capture import HEAD, MAGIC, OFFSET_BITS, Record, place
 from undrift.errors import StateError
 
-__all__ = ["Chunk", "Frame", "SpoolReader", "Waiting", "tell_taken", "waiting"]
+__all__ = ["TAKEN", "Chunk", "Frame", "SpoolReader", "Waiting", "tell_taken", "waiting"]
 
 TAKEN: Final = ".taken"
+"""The file that says how far ingest has taken each writer."""
 
 _decoder: Final = msgspec.msgpack.Decoder(list[Record])
 
