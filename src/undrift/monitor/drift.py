@@ -9,8 +9,10 @@ design effect, Kish 1965); without that, everything would drift once n is large.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -94,22 +96,20 @@ def judge_drift(
         which = sound & mine & outside(times, answers_spoiled) if name == "score" else sound
         series[name] = slots_of(reference[name], named[name], times, which, now)
     usual = noises(series, held_against, window)
+    seen = {
+        name: _evidence(monitor, held_against[name], _rows_of(monitor, series[name], window.end), usual.get(name))
+        for name in watched
+    }
     candidates = list(watched)
 
     def beyond(level: float) -> int:
         """How many are beyond; levels come from the gentlest on: what is not beyond one is not beyond a stricter."""
-        still = []
-        for name in candidates:
-            held = _rows_of(monitor, series[name], window.end)
-            seen = _distance(monitor, held_against[name], held, level, usual.get(name))[0]
-            if seen is not None and seen.lower > monitor.size:
-                still.append(name)
-        candidates[:] = still
-        return len(still)
+        candidates[:] = [name for name in candidates if (e := seen[name]) is not None and e.lower(level) > monitor.size]
+        return len(candidates)
 
     alpha = step_up(beyond, alpha, len(watched))
     return [
-        _judge(monitor, name, held_against[name], series[name], usual.get(name), (alpha, tick), window)
+        _judge(monitor, (name, seen[name]), held_against[name], series[name], usual.get(name), (alpha, tick), window)
         for name in watched
     ]
 
@@ -135,7 +135,7 @@ def _own_past(reference: Reference, slots: Slots, window: Window) -> Reference |
 
 def _judge(
     monitor: Monitor,
-    name: str,
+    named: tuple[str, _Evidence | None],
     reference: Reference,
     slots: Slots,
     usual: Noise | None,
@@ -143,18 +143,18 @@ def _judge(
     window: Window,
 ) -> Finding:
     """Beyond the practical size with confidence at k of the last n ticks."""
-    alpha, tick = terms
+    (name, seen), (alpha, tick) = named, terms
+    cells = _rows_of(monitor, slots, window.end)[2]
 
-    def at(end: datetime) -> tuple[Distance | None, float, Floats]:
-        held = _rows_of(monitor, slots, end)
-        return *_distance(monitor, reference, held, alpha, usual), held[2]
+    def beyond(end: datetime) -> bool:
+        then = _evidence(monitor, reference, _rows_of(monitor, slots, end), usual)
+        return then is not None and then.lower(alpha) > monitor.size
 
-    seen, effect, cells = at(window.end)
+    lower = seen.lower(alpha) if seen is not None else 0.0
     first, bad = None, False
-    if seen is not None and seen.lower > monitor.size:
+    if seen is not None and lower > monitor.size:
         # an alarm is about the window that has just ended: earlier ones matter only if it is beyond
-        ends = [window.end - back * tick for back in range(1, monitor.lasting.n)]
-        before = [end for end in ends if (then := at(end)[0]) is not None and then.lower > monitor.size]
+        before = [end for back in range(1, monitor.lasting.n) if beyond(end := window.end - back * tick)]
         bad = 1 + len(before) >= monitor.lasting.k
         first = min([window.end, *before])
     n = int(cells.sum())
@@ -174,7 +174,7 @@ def _judge(
             segment=segment,
         )
     why = (
-        f"{name}: {_words(monitor, reference)} is {seen.value:.3f} (at least {max(seen.lower, 0.0):.3f}; tolerated "
+        f"{name}: {_words(monitor, reference)} is {seen.value:.3f} (at least {max(lower, 0.0):.3f}; tolerated "
         f"{monitor.size:g}; {window}, {_moved(reference, cells)})"
     )
     return found(
@@ -186,20 +186,20 @@ def _judge(
         n=n,
         window=window,
         column=base,
-        interval=Interval(seen.lower, seen.upper, 1 - alpha),
+        interval=Interval(lower, seen.upper(alpha), 1 - alpha),
         segment=segment,
         onset=first,
         cause=f"{name} drifted" if bad else "",
-        design_effect=round(effect, 2),
+        design_effect=round(seen.effect, 2),
         lingers=bool(seen.value > monitor.size),
     )
 
 
 def _rows_of(monitor: Monitor, slots: Slots, end: datetime) -> tuple[NDArray[np.int64], Floats, Floats]:
     """The window that ends then: the day of each slot, its counts, and all of them together."""
-    held = inside(slots.at, end - monitor.span, end)
-    table = slots.cells[held]
-    return (slots.at[held] - to_micros(end)) // DAY, table, table.sum(axis=0)
+    first, last = np.searchsorted(slots.at, [to_micros(end - monitor.span), to_micros(end)])
+    table = slots.cells[first:last]
+    return (slots.at[first:last] - to_micros(end)) // DAY, table, table.sum(axis=0)
 
 
 def _words(monitor: Monitor, reference: Reference) -> str:
@@ -208,58 +208,106 @@ def _words(monitor: Monitor, reference: Reference) -> str:
     return "largest gap of distribution functions" if reference.edges else "share that moved"
 
 
-def _distance(
-    monitor: Monitor,
-    reference: Reference,
-    seen: tuple[NDArray[np.int64], Floats, Floats],
-    alpha: float,
-    usual: Noise | None,
-) -> tuple[Distance | None, float]:
-    """The distance of a window from the reference, and how many of its rows count as one."""
+class _Evidence(Protocol):
+    """How far a window is from the reference, bounded at any error rate (of each side)."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def effect(self) -> float: ...
+    def lower(self, alpha: float) -> float: ...
+    def upper(self, alpha: float) -> float: ...
+
+
+def _evidence(
+    monitor: Monitor, reference: Reference, seen: tuple[NDArray[np.int64], Floats, Floats], usual: Noise | None
+) -> _Evidence | None:
+    """What a window says; None if it holds too little."""
     days, table, counts = seen
     count = int(np.count_nonzero(np.diff(days))) + 1 if days.size else 0  # slots without rows are not kept
     if counts.sum() < FEWEST_ROWS or count < FEWEST_DAYS["drift"] or reference.n < FEWEST_ROWS:
-        return None, 1.0
+        return None
+    effect, behind = 1.0, count
     if usual is not None:
         share = shares_of(reference, counts) / counts.sum()
         chance = float((share * (1 - share)).sum()) / float(counts.sum())
-        effect = 1 + float(usual.variance.sum()) / chance if chance > 0 else 1.0
-        raised = effect * _few_days(int(usual.days), alpha)
+        effect, behind = (1 + float(usual.variance.sum()) / chance if chance > 0 else 1.0), int(usual.days)
     else:
-        raised = effect = _design_effect(by_day(days, table)) * _few_days(count, alpha)
+        effect = _design_effect(by_day(days, table))
     measure = monitor.distance or ("kolmogorov_smirnov" if reference.edges else "total_variation")
     if not reference.edges and measure in ("kolmogorov_smirnov", "wasserstein"):
         measure = "total_variation"
-    by_shares = usual is not None and measure in ("kolmogorov_smirnov", "total_variation")
-    alone = alpha / 2 if by_shares else alpha
-    level = 1 - 2 * alone  # one side of a two-sided interval
-    found = between(np.asarray(reference.counts), counts, measure, level=level, design_effect=raised)
-    if usual is not None and by_shares:
-        found = _by_shares(reference, counts, found, usual, alpha)
-    return found, effect
+    plain = _OfCells(np.asarray(reference.counts), counts, measure, effect, behind)
+    if usual is None or measure not in ("kolmogorov_smirnov", "total_variation"):
+        return plain
+    n, m = reference.n, float(counts.sum())
+    before, now = (shares_of(reference, c) for c in (plain.before, counts))
+    share = (now + 1) / (m + 2)  # a share of none has an error too (Agresti and Caffo 2000)
+    error = np.sqrt(usual.variance * (1 + m / n) + share * (1 - share) * (1 / m + 1 / n))
+    return _OfShares(np.abs(now / m - before / n), error, behind, None if reference.edges else plain, effect)
 
 
-def _by_shares(reference: Reference, counts: Floats, found: Distance, usual: Noise, alpha: float) -> Distance:
-    """The bounds of a distance that is at least the gap of any one share, where the noise of each share is known.
+@dataclass(frozen=True)
+class _OfCells:
+    """A distance of two counts, of which ``effect`` rows count as one, known from so few days."""
+
+    before: Floats
+    now: Floats
+    measure: str
+    effect: float
+    days: int
+
+    @cached_property
+    def value(self) -> float:
+        return between(self.before, self.now, self.measure, design_effect=self.effect).value
+
+    def lower(self, alpha: float) -> float:
+        return self._at(alpha).lower
+
+    def upper(self, alpha: float) -> float:
+        return self._at(alpha).upper
+
+    def _at(self, alpha: float, raised_at: float = 0.0) -> Distance:
+        raised = self.effect * _few_days(self.days, raised_at or alpha)
+        # one side of a two-sided interval
+        return between(self.before, self.now, self.measure, level=1 - 2 * alpha, design_effect=raised)
+
+
+@dataclass(frozen=True)
+class _OfShares:
+    """A distance that is at least the gap of any one share, where the noise of each share is known.
 
     Kolmogorov-Smirnov is the largest gap of the shares below the cuts, total variation at least that of any category.
     All are looked at together (Bonferroni); each with its own standard error, so that a tail or a rare category, which
-    varies little, is seen to move long before the middle is.
+    varies little, is seen to move long before the middle is. Many categories that move a little have a second bound,
+    that of their cells.
     """
-    from scipy.special import stdtrit
 
-    n, m = reference.n, float(counts.sum())
-    before, now = (shares_of(reference, np.asarray(c)) for c in (reference.counts, counts))
-    gap = np.abs(now / m - before / n)
-    share = (now + 1) / (m + 2)  # a share of none has an error too (Agresti and Caffo 2000)
-    error = np.sqrt(usual.variance * (1 + m / n) + share * (1 - share) * (1 / m + 1 / n))
-    tests = 2 * len(gap) if reference.edges else 4 * len(gap)  # both sides; categories have a second bound
-    reach = float(stdtrit(usual.days - 1, 1 - alpha / tests)) * error
-    lower = float((gap - reach).max())
-    upper = found.value + float(reach.max() if reference.edges else reach.sum() / 2)
-    if not reference.edges:  # many categories that move a little
-        lower = max(lower, found.lower)
-    return msgspec.structs.replace(found, lower=min(max(0.0, lower), found.value), upper=min(1.0, upper))
+    gap: Floats
+    error: Floats
+    days: int
+    cells: _OfCells | None
+    effect: float
+
+    @cached_property
+    def value(self) -> float:
+        return float(self.gap.max()) if self.cells is None else float(self.gap.sum() / 2)
+
+    def lower(self, alpha: float) -> float:
+        lower = float((self.gap - self._reach(alpha)).max())
+        if self.cells is not None:
+            lower = max(lower, self.cells._at(alpha / 2, alpha).lower)
+        return min(max(0.0, lower), self.value)
+
+    def upper(self, alpha: float) -> float:
+        reach = self._reach(alpha)
+        return min(1.0, self.value + float(reach.max() if self.cells is None else reach.sum() / 2))
+
+    def _reach(self, alpha: float) -> Floats:
+        from scipy.special import stdtrit
+
+        tests = (2 if self.cells is None else 4) * len(self.gap)  # both sides, and the second bound
+        return float(stdtrit(self.days - 1, 1 - alpha / tests)) * self.error
 
 
 def _design_effect(table: Floats) -> float:

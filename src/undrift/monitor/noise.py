@@ -53,32 +53,35 @@ def shares_of(reference: Reference, counts: Floats) -> Floats:
 
 
 def by_day(days: NDArray[np.int64], table: Floats) -> Floats:
-    """Slots, which ascend, added up by day."""
+    """Slots, which ascend, added up by day: (..., slots, cells) to (..., days, cells)."""
     begins = np.flatnonzero(np.diff(days, prepend=days[:1] - 1))
-    return table if len(begins) == len(days) else np.add.reduceat(table, begins, axis=0)
+    return table if len(begins) == len(days) else np.add.reduceat(table, begins, axis=-2)
 
 
 def noises(series: Mapping[str, Slots], references: Mapping[str, Reference], window: Window) -> dict[str, Noise]:
     """The noise of windows as long as this one, of each series with `CALIBRATION` days before it; pure."""
-    seen = {name: found for name, slots in series.items() if (found := _seen(references[name], slots, window))}
+    alike: dict[tuple[bytes, bool, int], list[str]] = {}
+    for name, slots in series.items():
+        alike.setdefault((slots.at.tobytes(), bool(references[name].edges), slots.cells.shape[1]), []).append(name)
+    seen: dict[str, _Seen] = {}
+    for names in alike.values():
+        cells = np.stack([series[name].cells for name in names])
+        seen |= zip(names, _seen(references[names[0]], series[names[0]].at, cells, window), strict=False)
     length = max(1, (to_micros(window.end) - to_micros(window.start)) // DAY)
-    kinds = [{name: each for name, each in seen.items() if each.kind is kind} for kind in (True, False)]
-    return {name: noise for alike in kinds if alike for name, noise in _together(alike, length).items()}
+    kinds = [{name: seen[name] for name in series if name in seen and seen[name].kind is k} for k in (True, False)]
+    return {name: noise for kind in kinds if kind for name, noise in _together(kind, length).items()}
 
 
 def _together(seen: Mapping[str, _Seen], length: int) -> dict[str, Noise]:
     """The noise of columns of one kind; numbers and categories have rhythms of their own."""
     # between days: shares with the same rank among the cuts have the same weather on the logit scale
-    pooled: dict[int, list[float]] = {}
-    for each in seen.values():
-        for key, extra, share in zip(_keys(each), each.day, each.share, strict=True):
-            if 0 < share < 1:
-                pooled.setdefault(key, []).append(extra / (share * (1 - share)) ** 2)
-    usual = {key: max(0.0, float(np.mean(found))) for key, found in pooled.items()}
-    common = {
-        name: np.array([usual.get(key, 0.0) for key in _keys(each)]) * np.square(each.share * (1 - each.share))
-        for name, each in seen.items()
-    }
+    keys, extra, share = (np.concatenate(each) for each in zip(*((_keys(e), e.day, e.share) for e in seen.values())))  # fmt: skip
+    scale = np.square(share * (1 - share))
+    held = scale > 0
+    usual = np.bincount(keys[held], weights=extra[held] / scale[held], minlength=int(keys.max()) + 1)
+    usual = np.maximum(0.0, usual / np.maximum(np.bincount(keys[held], minlength=len(usual)), 1))
+    places = np.cumsum([len(each.share) for each in seen.values()])[:-1]
+    common = dict(zip(seen, np.split(usual[keys] * scale, places), strict=True))
     trust = _trust({name: (each.day, common[name], each.chance[0], each.n) for name, each in seen.items()})
     days = {name: np.maximum(0.0, w * seen[name].day + (1 - w) * common[name]) for name, w in trust.items()}
     # between windows: neighbouring days are alike, weekdays cancel out; all columns together say how much of each
@@ -95,36 +98,43 @@ def _together(seen: Mapping[str, _Seen], length: int) -> dict[str, Noise]:
     return found
 
 
-def _seen(reference: Reference, slots: Slots, window: Window) -> _Seen | None:
+def _seen(reference: Reference, at: NDArray[np.int64], cells: Floats, window: Window) -> list[_Seen]:
+    """The weeks of series with the same slots and as many cells, (series, slots, cells); empty if too few."""
     start, span = to_micros(window.start), to_micros(window.end) - to_micros(window.start)
-    held = slots.at < start
-    days = by_day((slots.at[held] - start) // DAY, slots.cells[held])
-    if len(days) < CALIBRATION or len(days) * DAY < 3 * span:
-        return None
-    days = days[days.sum(axis=1) > 0]
-    below, rows = shares_of(reference, days), days.sum(axis=1)
-    share = below.sum(axis=0) / rows.sum()
+    held = int(np.searchsorted(at, start))
+    days = by_day((at[:held] - start) // DAY, cells[:, :held])
+    if days.shape[1] < CALIBRATION or days.shape[1] * DAY < 3 * span:
+        return []
+    rows = days.sum(axis=2)
+    if len(days) > 1 and not rows.all():  # days on which some have no rows: each by itself
+        return [one for each in cells for one in _seen(reference, at, each[None], window)]
+    days, rows = days[:, rows[0] > 0], rows[:, rows[0] > 0]
+    below = shares_of(reference, days)
+    share = below.sum(axis=1) / rows.sum(axis=1)[:, None]
     length = int(max(1, span // DAY))
-    reached = np.vstack([np.zeros(below.shape[1]), np.cumsum(below, axis=0)])
-    total = np.concatenate([[0.0], np.cumsum(rows)])
-    sums, sizes = reached[length:] - reached[:-length], total[length:] - total[:-length]
-    day, by_chance = _neighbours(below / rows[:, None], rows, share, 1)
-    whole, of_window = _neighbours(sums / sizes[:, None], sizes, share, length)
-    return _Seen(bool(reference.edges), share, day, whole, (by_chance, of_window), len(days))
+    reached = np.concatenate([np.zeros((len(below), 1, below.shape[2])), np.cumsum(below, axis=1)], axis=1)
+    total = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)], axis=1)
+    sums, sizes = reached[:, length:] - reached[:, :-length], total[:, length:] - total[:, :-length]
+    day, by_chance = _neighbours(below / rows[:, :, None], rows, share, 1)
+    whole, of_window = _neighbours(sums / sizes[:, :, None], sizes, share, length)
+    return [
+        _Seen(bool(reference.edges), share[k], day[k], whole[k], (by_chance[k], of_window[k]), rows.shape[1])
+        for k in range(len(days))
+    ]
 
 
 def _neighbours(shares: Floats, rows: Floats, mean: Floats, apart: int) -> tuple[Floats, Floats]:
     """Variance of shares beyond chance, and by chance, from rows so far apart (von Neumann 1941): a slow drift does not
     hide in it.
     """
-    gaps = shares[apart:] - shares[:-apart]
-    chance = mean * (1 - mean) * float((1 / rows).mean())
-    return np.einsum("ij,ij->j", gaps, gaps) / max(1, len(gaps)) / 2 - chance, chance
+    gaps = shares[:, apart:] - shares[:, :-apart]
+    chance = mean * (1 - mean) * (1 / rows).mean(axis=1)[:, None]
+    return np.einsum("cij,cij->cj", gaps, gaps) / max(1, gaps.shape[1]) / 2 - chance, chance
 
 
-def _keys(seen: _Seen) -> list[int]:
+def _keys(seen: _Seen) -> NDArray[np.int64]:
     """Cuts of numbers are told apart by their share in twentieths; categories are all alike."""
-    return [round(20 * share) if seen.kind else 0 for share in seen.share.tolist()]
+    return np.rint(20 * seen.share * seen.kind).astype(np.int64)
 
 
 def _trust(columns: Mapping[str, tuple[Floats, Floats, Floats, int]]) -> dict[str, float]:
