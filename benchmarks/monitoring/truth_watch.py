@@ -42,9 +42,9 @@ INTERFACE = Interface(
 )  # fmt: skip
 MONITORS = {
     "drift": Monitor(name="drift", kind="drift", history="60d", practical=0.005),
-    "segments": Monitor(name="segments", kind="drift", history="60d", practical=0.005, by_segment=True),
-    "integrity": Monitor(name="integrity", kind="integrity", practical=0.02),
-    "together": Monitor(name="together", kind="multivariate", metric="reconstruction", practical=0.04),
+    "segments": Monitor(name="segments", kind="drift", history="60d", practical=0.005, by_segment=True, budget=0.5),
+    "integrity": Monitor(name="integrity", kind="integrity", practical=0.02, budget=0.25),
+    "together": Monitor(name="together", kind="multivariate", metric="reconstruction", practical=0.02),
     "quality": Monitor(name="quality", kind="performance", practical=0.02),
 }
 ASKED = {

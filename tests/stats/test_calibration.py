@@ -12,6 +12,7 @@ from undrift.stats.calibration import (
     Persistence,
     calibration_error,
     expected_roc_auc,
+    level_per_overlapping_test,
     level_per_test,
     onset_rate,
     onsets,
@@ -31,6 +32,25 @@ def test_the_level_spends_the_budget_and_no_more(rule):
 
 def test_persistence_buys_a_gentler_level():
     assert level_per_test(1, 30, 20, Persistence(2, 3)) > 10 * level_per_test(1, 30, 20)
+
+
+@pytest.mark.parametrize("rule", [Persistence(), Persistence(2, 3)])
+def test_windows_that_overlap_spend_the_budget_and_no_more_whether_days_follow_each_other_or_not(rule):
+    level = level_per_overlapping_test(1, 30, 20, 7, rule)
+    assert level > 1.3 * level_per_test(1, 30, 20)
+    spent = []
+    for likeness in (0.0, 0.6):
+        rng = np.random.default_rng(2)
+        days = signal.lfilter([1], [1, -likeness], rng.normal(size=(400, 3_000)), axis=1)[:, 100:]
+        sums = np.cumsum(days, axis=1)
+        weeks = sums[:, 7:] - sums[:, :-7]
+        beyond = weeks / weeks.std() > -ndtri(level)
+        recent = np.sum([np.roll(beyond, back, axis=1) for back in range(rule.n)], axis=0)
+        alarmed = (beyond & (recent >= rule.k))[:, rule.n :]
+        # alarms begun in 30 windows of 20 columns; some 1,900 are counted, in clusters
+        spent.append(600 * float((alarmed[:, 1:] & ~alarmed[:, :-1]).mean()))
+    assert 0.9 < max(spent) < 1.1, spent
+    assert min(spent) < 1.1, spent
 
 
 def test_a_budget_that_cannot_be_spent_gives_the_level_of_most_alarms():

@@ -89,13 +89,17 @@ def ranked(
 def _moved(
     others: Sequence[Finding], importance: Mapping[str, float] | None, origins: Mapping[str, str]
 ) -> list[Cause]:
-    """Columns that drifted, those of one source together: importance times the share of rows that moved."""
+    """Columns that drifted, those of one source together: importance times the share of rows that moved.
+
+    One that is beyond with confidence counts at once, whether or not it lasted long enough for an alarm of its own.
+    """
     most = max((importance or {}).values(), default=0.0)
     groups: dict[str, list[tuple[float, str]]] = {}
     for other in others:
         seen = other.measurement
         column = str(seen.detail.get("column", ""))
-        if seen.detail.get("kind") != "drift" or other.verdict is not Verdict.FAIL or seen.value is None:
+        drifted = other.verdict is Verdict.FAIL or seen.detail.get("beyond", False)
+        if seen.detail.get("kind") != "drift" or not drifted or seen.value is None:
             continue
         depends = 1.0 if importance is None or most <= 0 else importance.get(column, 0.0) / most
         weight = MOVED * depends * min(1.0, max(0.0, float(seen.value)))

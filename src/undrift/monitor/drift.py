@@ -192,6 +192,7 @@ def _judge(
         cause=f"{name} drifted" if bad else "",
         design_effect=round(seen.effect, 2),
         lingers=bool(seen.value > monitor.size),
+        beyond=bool(lower > monitor.size),
     )
 
 
@@ -244,7 +245,7 @@ def _evidence(
     before, now = (shares_of(reference, c) for c in (plain.before, counts))
     share = (now + 1) / (m + 2)  # a share of none has an error too (Agresti and Caffo 2000)
     error = np.sqrt(usual.variance * (1 + m / n) + share * (1 - share) * (1 / m + 1 / n))
-    return _OfShares(np.abs(now / m - before / n), error, behind, None if reference.edges else plain, effect)
+    return _OfShares(np.abs(now / m - before / n), error, usual, None if reference.edges else plain, effect)
 
 
 @dataclass(frozen=True)
@@ -278,14 +279,14 @@ class _OfShares:
     """A distance that is at least the gap of any one share, where the noise of each share is known.
 
     Kolmogorov-Smirnov is the largest gap of the shares below the cuts, total variation at least that of any category.
-    All are looked at together (Bonferroni); each with its own standard error, so that a tail or a rare category, which
-    varies little, is seen to move long before the middle is. Many categories that move a little have a second bound,
-    that of their cells.
+    All are looked at together (Bonferroni, for as many as they count for); each with its own standard error, so that a
+    tail or a rare category, which varies little, is seen to move long before the middle is. Many categories that move a
+    little have a second bound, that of their cells.
     """
 
     gap: Floats
     error: Floats
-    days: int
+    usual: Noise
     cells: _OfCells | None
     effect: float
 
@@ -306,8 +307,8 @@ class _OfShares:
     def _reach(self, alpha: float) -> Floats:
         from scipy.special import stdtrit
 
-        tests = (2 if self.cells is None else 4) * len(self.gap)  # both sides, and the second bound
-        return float(stdtrit(self.days - 1, 1 - alpha / tests)) * self.error
+        tests = (2 if self.cells is None else 4) * self.usual.looks  # both sides, and the second bound
+        return float(stdtrit(int(self.usual.days) - 1, 1 - alpha / tests)) * self.error
 
 
 def _design_effect(table: Floats) -> float:

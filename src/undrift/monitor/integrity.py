@@ -98,7 +98,7 @@ def _judge(
     n, k = int(fresh.sum()), int((share.flag & fresh).sum())
     if k / n <= share.usual + monitor.size:
         return None
-    rates = past_rates(share.flag, times, past, window)
+    rates = _custom(past_rates(share.flag, times, past, window), share.usual, monitor.size)
     if share.name == "spike" and len(rates) < FEWEST_WINDOWS:
         return None  # a dry week may fill a column with zeros: custom is learnt first
     most = float(rates.max(initial=0.0))
@@ -125,6 +125,16 @@ def _judge(
         onset=datetime.fromtimestamp(first / 1_000_000, tz=window.start.tzinfo),
         cause=f"{share.column} {share.cause}".strip(),
     )
+
+
+def _custom(rates: NDArray[np.float64], usual: float, practical: float) -> NDArray[np.float64]:
+    """Earlier windows' rates, the latest first, without those directly before this window that are all above every
+    older one: what has just begun is no custom. Enough older ones are left to tell.
+    """
+    for suspect in range(len(rates) - FEWEST_WINDOWS, 0, -1):
+        if rates[:suspect].min() > max(usual, float(rates[suspect:].max())) + practical / 2:
+            return rates[suspect:]
+    return rates
 
 
 def _shares(

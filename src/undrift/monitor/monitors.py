@@ -16,7 +16,7 @@ from undrift.data.difference import MEASURES
 from undrift.errors import DeclarationError
 from undrift.finding import Finding, Interval, Measurement, Verdict, Window
 from undrift.ids import duration
-from undrift.stats.calibration import Persistence, level_per_test
+from undrift.stats.calibration import Persistence, level_per_overlapping_test, level_per_test
 
 __all__ = ["FEWEST_DAYS", "Monitor", "found", "healthy"]
 
@@ -46,6 +46,8 @@ FEWEST_DAYS: Final[dict[str, int]] = {
 }
 """Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
 TOGETHER: Final = ("reconstruction", "domain_auc", "mean_shift", "mmd")
+SHORTEST: Final[dict[str, int]] = {"drift": 1, "multivariate": 1, "performance": 4}
+"""Kinds that alarm only if their last window is beyond, and the share of it (one in so many) that is judged too."""
 ACTIONS: Final = frozenset({"freeze", "retrain", "roll_back"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -279,11 +281,18 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def alpha(self, tests: int, ticks: int = 30) -> float:
         """The error rate of each test, so that ``tests`` tests at each of ``ticks`` ticks (30 days) keep the budget.
 
-        Persistence makes chance rarer only where windows share no rows: windows longer than the time between ticks
-        overlap, and one that is beyond by chance is so for days. Hours that follow each other are alike too.
+        Windows longer than the time between ticks overlap: one that is beyond by chance is so for days, which is one
+        alarm (`level_per_overlapping_test`, by the shortest part of the window that is judged). Kinds that are not in
+        `SHORTEST`, and hours that follow each other (``season``), which are alike too, take each window for an alarm.
         """
-        overlap = bool(self.season) or self.span > timedelta(days=30) / ticks
-        return level_per_test(self.budget, ticks, max(tests, 1), None if overlap else self.lasting)
+        steps = self.span / (timedelta(days=30) / ticks)
+        if self.season or (steps > 1 and self.kind not in SHORTEST):
+            return level_per_test(self.budget, ticks, max(tests, 1))
+        if steps <= 1:
+            return level_per_test(self.budget, ticks, max(tests, 1), self.lasting)
+        length = max(int(steps / SHORTEST[self.kind]), min(FEWEST_DAYS[self.kind], int(steps)))
+        rule = None if self.kind == "multivariate" else self.lasting  # which looks at its last window alone
+        return level_per_overlapping_test(self.budget, ticks, max(tests, 1), length, rule)
 
 
 def found(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undrift.finding import Finding, Interval, Verdict, Window
+from undrift.ids import to_micros
 from undrift.monitor.frames import column, columns_of, inside, micros, numeric, outside
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
 
@@ -60,17 +61,24 @@ def matrix(columns: Mapping[str, Any]) -> Floats:
     return np.column_stack(parts) if parts else np.zeros((0, 0))
 
 
-def reconstruction(past: Floats, now: Floats) -> Floats:
-    """The distance of each row of ``now`` from the principal components of ``past``, in standard deviations."""
+def reconstruction(past: Floats, now: Floats, kept: int = 0) -> Floats:
+    """The distance of each row of ``now`` from the principal components of ``past``, in standard deviations.
+
+    ``kept`` components; if 0, as many as explain `EXPLAINED` of the variance.
+    """
     centre, spread = past.mean(axis=0), past.std(axis=0)
     used = spread > 0
     if int(used.sum()) < 2:
         return np.zeros(len(now))
     x, y = ((part[:, used] - centre[used]) / spread[used] for part in (past, now))
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
-    kept = int(np.searchsorted(np.cumsum(values[::-1]) / values.sum(), EXPLAINED)) + 1
-    main = vectors[:, ::-1][:, : min(kept, int(used.sum()) - 1)]
+    main = vectors[:, ::-1][:, : min(kept or _explaining(values[::-1]), int(used.sum()) - 1)]
     return np.asarray(np.sqrt(np.square(y - y @ main @ main.T).sum(axis=1)), dtype=np.float64)
+
+
+def _explaining(values: NDArray[np.floating[Any]]) -> int:
+    """How many of these eigenvalues, largest first, explain as much as is asked for."""
+    return int(np.searchsorted(np.cumsum(values) / values.sum(), EXPLAINED)) + 1
 
 
 def domain_auc(past: Floats, now: Floats, days: tuple[NDArray[np.int64], NDArray[np.int64]], seed: int = 0) -> float:
@@ -181,23 +189,30 @@ def _reconstructed(
     alpha: float,
     window: Window,
 ) -> Finding:
-    """Each window's mean error under the components of all earlier rows but its own."""
+    """Each window's mean error under the components of all earlier rows but its own, as many components for all."""
     from scipy.special import stdtrit
 
     fresh, past = parts
     all_past = np.logical_or.reduce(past)
-    usual = []
+    used = x[:, x[all_past].std(axis=0) > 0]
+    kept = 0
+    if used.shape[1] > 1:
+        kept = _explaining(np.linalg.eigvalsh(np.corrcoef(used[all_past], rowvar=False))[::-1])
+    error = np.full(len(x), np.nan)
+    error[fresh] = reconstruction(x[all_past], x[fresh], kept)
     for held in past:
-        others = all_past & ~held
-        usual.append(float(reconstruction(x[others], x[held]).mean()))
-    value = float(reconstruction(x[all_past], x[fresh]).mean())
-    centre, spread = float(np.mean(usual)), float(np.std(usual, ddof=1))
-    reach = float(stdtrit(len(usual) - 1, 1 - alpha)) * spread * float(np.sqrt(1 + 1 / len(usual)))
+        error[held] = reconstruction(x[all_past & ~held], x[held], kept)
+    value = float(error[fresh].mean())
+    past = _custom(value, [float(error[held].mean()) for held in past], past)
+    usual = _of_windows(error, times, past, window)
+    centre, spread = float(error[np.logical_or.reduce(past)].mean()), float(np.std(usual)) * _short(len(past))
+    spread = max(spread, float(np.std(error[fresh])) / float(np.sqrt(fresh.sum())))  # of independent rows at least
+    reach = float(stdtrit(len(past) - 1, 1 - alpha)) * spread * float(np.sqrt(1 + 1 / len(past)))
     size = value / centre - 1 if centre else 0.0
     lower = abs(value - centre) - reach
     bad = lower > 0 and abs(size) > monitor.size / 4
     why = (
-        f"rows lie {value:.3f} from the usual planes, {centre:.3f} +- {reach:.3f} in {len(usual)} windows before "
+        f"rows lie {value:.3f} from the usual planes, {centre:.3f} +- {reach:.3f} in {len(past)} windows before "
         f"({size:+.1%}; tolerated {monitor.size / 4:.1%})"
     )
     return found(
@@ -205,6 +220,42 @@ def _reconstructed(
         window=window, interval=Interval(max(0.0, value - reach), value + reach, 1 - alpha),
         cause="inputs no longer go together as before" if bad else "", lingers=bool(bad),
     )  # fmt: skip
+
+
+def _custom(value: float, means: list[float], past: list[Bools]) -> list[Bools]:
+    """Earlier windows, the latest first, without those directly before this one that are unlike all before on the same
+    side as it: what has begun already is no custom. At least three are left.
+    """
+    from scipy.special import stdtrit
+
+    first = 0
+    while len(means) - first > 3:
+        older = np.asarray(means[first + 1 :])
+        reach = float(stdtrit(len(older) - 1, 0.95)) * float(np.std(older, ddof=1) * np.sqrt(1 + 1 / len(older)))
+        gap = means[first] - float(older.mean())
+        if abs(gap) <= reach or gap * (value - float(older.mean())) <= 0:
+            break
+        first += 1
+    return past[first:]
+
+
+def _of_windows(error: Floats, times: NDArray[np.int64], past: list[Bools], window: Window) -> Floats:
+    """The mean error of earlier windows that end on any day, where these are whole; else of those that share no day."""
+    held = np.logical_or.reduce(past)
+    age = (to_micros(window.start) - 1 - times[held]) // DAY
+    length = (window.end - window.start) // timedelta(days=1)
+    first = int(age.min())
+    rows = np.bincount(age - first)
+    sums = np.bincount(age - first, weights=error[held])
+    if length * timedelta(days=1) != window.end - window.start or not rows.all():
+        return np.array([float(error[each].mean()) for each in past])
+    rows, sums = (np.concatenate([[0], np.cumsum(each)]) for each in (rows, sums))
+    return np.asarray((sums[length:] - sums[:-length]) / (rows[length:] - rows[:-length]), dtype=np.float64)
+
+
+def _short(windows: int) -> float:
+    """What a standard deviation about the mean of so few windows is raised by."""
+    return float(np.sqrt(windows / (windows - 1)))
 
 
 def _moved_together(

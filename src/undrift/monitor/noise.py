@@ -30,10 +30,13 @@ Floats = NDArray[np.float64]
 
 
 class Noise(NamedTuple):
-    """What the shares of a column's windows vary beyond chance (variances), and the days' worth behind that."""
+    """What the shares of a column's windows vary beyond chance (variances), the days' worth behind that, and for how
+    many independent ones they count: shares below neighbouring cuts move together.
+    """
 
     variance: Floats
     days: float
+    looks: float
 
 
 class _Seen(NamedTuple):
@@ -45,6 +48,7 @@ class _Seen(NamedTuple):
     window: Floats
     chance: tuple[Floats, Floats]
     n: int
+    looks: float
 
 
 def shares_of(reference: Reference, counts: Floats) -> Floats:
@@ -75,7 +79,8 @@ def noises(series: Mapping[str, Slots], references: Mapping[str, Reference], win
 def _together(seen: Mapping[str, _Seen], length: int) -> dict[str, Noise]:
     """The noise of columns of one kind; numbers and categories have rhythms of their own."""
     # between days: shares with the same rank among the cuts have the same weather on the logit scale
-    keys, extra, share = (np.concatenate(each) for each in zip(*((_keys(e), e.day, e.share) for e in seen.values())))  # fmt: skip
+    keys = np.concatenate([_keys(each) for each in seen.values()])
+    extra, share = (np.concatenate([getattr(each, part) for each in seen.values()]) for part in ("day", "share"))
     scale = np.square(share * (1 - share))
     held = scale > 0
     usual = np.bincount(keys[held], weights=extra[held] / scale[held], minlength=int(keys.max()) + 1)
@@ -88,13 +93,15 @@ def _together(seen: Mapping[str, _Seen], length: int) -> dict[str, Noise]:
     whole, parts = sum(float(e.window.sum()) for e in seen.values()), sum(float(d.sum()) for d in days.values())
     ratio = max(1.0, whole / parts * length) if parts > 0 else 1.0
     windows = {name: found * ratio / length for name, found in days.items()}
+    # what all have in common is known from windows, one a length of each column; segments share their column's weather
+    shared = sum({name.partition("[")[0]: e.n for name, e in seen.items()}.values()) // length
     trust = _trust({name: (e.window, windows[name], e.chance[1], e.n // length) for name, e in seen.items()})
     found = {}
     for name, each in seen.items():
         w = trust[name]
         own = (1 - w) * windows[name] + w * np.maximum(0.0, each.window)
-        behind = sum(e.n for e in seen.values()) if w < 1 else each.n
-        found[name] = Noise(np.maximum(windows[name], own), float(behind))
+        behind = max(each.n, shared) if w < 1 else each.n
+        found[name] = Noise(np.maximum(windows[name], own), float(behind), each.looks)
     return found
 
 
@@ -115,10 +122,14 @@ def _seen(reference: Reference, at: NDArray[np.int64], cells: Floats, window: Wi
     reached = np.concatenate([np.zeros((len(below), 1, below.shape[2])), np.cumsum(below, axis=1)], axis=1)
     total = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)], axis=1)
     sums, sizes = reached[:, length:] - reached[:, :-length], total[:, length:] - total[:, :-length]
-    day, by_chance = _neighbours(below / rows[:, :, None], rows, share, 1)
-    whole, of_window = _neighbours(sums / sizes[:, :, None], sizes, share, length)
+    daily = below / rows[:, :, None]
+    day, by_chance = _neighbours(daily, rows, share, 1)
+    looks = _looks(np.diff(daily, axis=1).reshape(-1, daily.shape[2]))
+    # weeks next to each other are alike where days are, so those after next are compared, if there are enough
+    apart = 2 * length if rows.shape[1] >= 6 * length else length
+    whole, of_window = _neighbours(sums / sizes[:, :, None], sizes, share, apart)
     return [
-        _Seen(bool(reference.edges), share[k], day[k], whole[k], (by_chance[k], of_window[k]), rows.shape[1])
+        _Seen(bool(reference.edges), share[k], day[k], whole[k], (by_chance[k], of_window[k]), rows.shape[1], looks)
         for k in range(len(days))
     ]
 
@@ -130,6 +141,16 @@ def _neighbours(shares: Floats, rows: Floats, mean: Floats, apart: int) -> tuple
     gaps = shares[:, apart:] - shares[:, :-apart]
     chance = mean * (1 - mean) * (1 / rows).mean(axis=1)[:, None]
     return np.einsum("cij,cij->cj", gaps, gaps) / max(1, gaps.shape[1]) / 2 - chance, chance
+
+
+def _looks(moves: Floats) -> float:
+    """The effective number of shares that move as these do, (n, shares): (sum of roots of eigenvalues of their
+    correlation) squared over their sum (Galwey 2009); never below 1.
+    """
+    scale = np.sqrt(np.einsum("ij,ij->j", moves, moves))
+    used = moves[:, scale > 0] / scale[scale > 0]
+    values = np.clip(np.linalg.eigvalsh(used.T @ used), 0.0, None)
+    return max(1.0, float(np.sqrt(values).sum() ** 2 / values.sum())) if values.sum() > 0 else 1.0
 
 
 def _keys(seen: _Seen) -> NDArray[np.int64]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from math import isfinite
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from undrift.deploy.traffic import segment_columns
 from undrift.finding import Finding, Interval, Verdict, Window
+from undrift.ids import from_micros
 from undrift.monitor.evidence import Evidence, Expected, metric_of
 from undrift.monitor.frames import inside
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
@@ -26,6 +27,8 @@ __all__ = ["decay_under_fault", "judge_performance"]
 FEWEST_ROWS: Final = 100
 PARTS: Final = (2, 4)
 """Also the latest half and quarter of a window are looked at, in whole days, where these are days enough."""
+MATURE: Final = 0.5
+"""Share of a day's rows whose labels must be there for it to be the last of such a part."""
 DAY: Final = 86_400_000_000
 
 Floats = NDArray[np.float64]
@@ -156,20 +159,27 @@ def _at(
     alpha: float,
     end: datetime,
 ) -> _At:
-    """The window that ends then; where its latest half or quarter is beyond the tolerated and the whole is not, that.
+    """The window that ends then; where the latest half or quarter of it is beyond the tolerated and the whole is not,
+    that.
 
-    A change is diluted by the days before it, and makes days of one window differ. The whole has half of the error
-    rate, the parts the other half.
+    A change is diluted by the days before it. Parts end with the last day most of whose labels are there; how days
+    differ is taken from the whole window, each side about its own mean. The whole has half of the error rate, the parts
+    the other half.
     """
     unsure = reference.error * (1 + monitor.size)
-    parts = {timedelta(days=(monitor.span / part).days) for part in PARTS}
-    parts = {part for part in parts if part >= timedelta(days=FEWEST_DAYS["performance"])}
-    found: list[_At] = []
-    for span in (monitor.span, *sorted(parts, reverse=True)):
-        share = 1.0 if not parts else 0.5 if span == monitor.span else 0.5 / len(parts)
-        window = Window(end - span, end)
-        value, lower, n = _mean(series, which & inside(series[0], window.start, end), alpha * share, unsure)
-        found.append(_At(window, value, lower, n))
+    window = Window(end - monitor.span, end)
+    days = _by_day(series, which & inside(series[0], window.start, end))
+    parts = {(monitor.span / part).days for part in PARTS}
+    parts = {part for part in parts if part >= FEWEST_DAYS["performance"]}
+    found = [_At(window, *_mean(days, 0, alpha * (0.5 if parts else 1.0), unsure))]
+    mature = days.day[(days.labelled > 0) & (days.labelled >= MATURE * days.rows)]
+    for part in sorted(parts, reverse=True) if len(mature) else ():
+        last = int(mature[-1]) + 1
+        before = days.day < last
+        known = _Days(days.day[before], days.rows[before], days.labelled[before], days.sums[before])
+        seen = _mean(known, int(np.searchsorted(known.day, last - part)), alpha * 0.5 / len(parts), unsure)
+        until = min(end, from_micros(last * DAY))
+        found.append(_At(Window(until - timedelta(days=part), until), *seen))
     return next((each for each in found if each.beyond(monitor, reference)), found[0])
 
 
@@ -180,24 +190,48 @@ def _against(value: float, expected: float) -> str:
     return f"{abs(change):.0%} {'above' if change >= 0 else 'below'} the expected {expected:.4g}"
 
 
-def _mean(
-    series: tuple[NDArray[np.int64], Floats], which: NDArray[np.bool_], alpha: float, unsure: float
-) -> tuple[float, float, int]:
-    """Mean, one-sided lower bound by days (ratio of sums with Student's t), rows.
+class _Days(NamedTuple):
+    """Days with rows, ascending: rows, those with a label, the sum of their losses."""
+
+    day: NDArray[np.int64]
+    rows: Floats
+    labelled: Floats
+    sums: Floats
+
+
+def _by_day(series: tuple[NDArray[np.int64], Floats], held: NDArray[np.bool_]) -> _Days:
+    times, loss = series[0][held], series[1][held]
+    day, place = np.unique(times // DAY, return_inverse=True)
+    known = np.isfinite(loss)
+
+    def total(of: NDArray[Any]) -> Floats:
+        return np.bincount(place, weights=of, minlength=len(day)).astype(np.float64)
+
+    return _Days(day, total(np.ones(len(loss))), total(known), total(np.where(known, loss, 0.0)))
+
+
+def _mean(days: _Days, first: int, alpha: float, unsure: float) -> tuple[float, float, int]:
+    """Mean of the days from the ``first`` on, one-sided lower bound by days (ratio of sums with Student's t), rows.
 
     What the bound is held against has the standard error ``unsure``, which is independent and adds in squares.
     """
     from scipy.special import stdtrit
 
-    times, loss = series
-    held = which & np.isfinite(loss)
-    n = int(held.sum())
-    days = np.unique(times[held] // DAY, return_inverse=True)[1]
-    count = int(days.max(initial=-1)) + 1
+    labelled, sums = (each[days.labelled > 0] for each in (days.labelled, days.sums))
+    first = int(np.count_nonzero(days.labelled[:first]))
+    rows, count = labelled[first:], len(labelled) - first
+    n = int(rows.sum())
     if count < FEWEST_DAYS["performance"] or n < FEWEST_ROWS:
         return float("nan"), float("nan"), n
-    mean = float(loss[held].mean())
+    mean = float(sums[first:].sum() / n)
     # residual of each day's sum: the linearised ratio of sums, so that days of many rows count as such
-    residual = np.bincount(days, weights=loss[held] - mean)
-    se = float(np.hypot(np.sqrt(np.square(residual).sum() * count / (count - 1)) / n, unsure))
-    return mean, mean - float(stdtrit(count - 1, 1 - alpha)) * se, n
+    residual = sums[first:] - rows * mean
+    variance, freedom = float(np.square(residual).sum() * count / (count - 1)) / n**2, count - 1
+    if first > 1:  # few days show badly how days differ: those before tell too, about a mean of their own
+        before = sums[:first] - labelled[:first] * (sums[:first].sum() / labelled[:first].sum())
+        squares = np.square(np.concatenate([before, residual])) / labelled
+        freedom = len(labelled) - 2
+        spread = float(squares.sum() / labelled.sum() * len(labelled) / freedom)
+        variance = max(variance, spread * float(np.square(rows).sum()) / n**2)
+    se = float(np.hypot(np.sqrt(variance), unsure))
+    return mean, mean - float(stdtrit(freedom, 1 - alpha)) * se, n

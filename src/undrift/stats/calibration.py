@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -15,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from undrift.stats.compare import wilson_interval
 from undrift.stats.summary import Counts, Estimate, FloatArray, finite
+
+_DRAWS: Final = 20_000
+_LIKENESS: Final = (0.0, 0.3, 0.6, 0.9)
 
 
 class Persistence(msgspec.Struct, frozen=True):
@@ -80,6 +85,62 @@ def step_up(beyond: Callable[[float], int], level: float, tests: int) -> float:
             return min(k * level, 0.5)
         k = rejected
     return level
+
+
+@lru_cache(maxsize=256)
+def level_per_overlapping_test(
+    budget: float, windows: int, tests: int, length: int, persistence: Persistence | None = None
+) -> float:
+    """`level_per_test` where each window holds the last `length` steps, so that neighbours share all but one of them.
+
+    A window that is beyond by chance is so for several steps, which is one alarm. How many begin is that of means of
+    normal steps, independent or each like the one before (autocorrelation up to 0.9), whichever has most alarms. An
+    alarm here also needs the window itself beyond.
+
+    Parameters
+    ----------
+    length : steps in a window, at least 1.
+
+    >>> level_per_overlapping_test(1, 30, 1, 7).__round__(3), level_per_test(1, 30, 1).__round__(3)
+    (0.087, 0.035)
+    """
+    from scipy.special import ndtri
+
+    rule = persistence or Persistence()
+    target = level_per_test(budget, windows, tests) * (1 - level_per_test(budget, windows, tests))
+    rng = np.random.default_rng(0)
+    tail, free = 1 - rng.random(_DRAWS), rng.normal(size=(_DRAWS, rule.n))
+    worlds = [_earlier(length, rule.n, likeness, free) for likeness in _LIKENESS]
+
+    def begun(p: float) -> float:
+        # this window is drawn from its tail, those before given this one: few draws do, however rare an alarm is
+        now, threshold = -ndtri(p * tail), -ndtri(p)
+        most = 0.0
+        for shared, apart in worlds:
+            beyond = np.outer(now, shared) + apart > threshold
+            alarmed = beyond[:, : rule.n - 1].sum(axis=1) >= rule.k - 1
+            before = beyond[:, 0] & (beyond.sum(axis=1) >= rule.k)
+            most = max(most, float(np.mean(alarmed & ~before)))
+        return p * most
+
+    low, high = target, min(0.1, 20 * target)
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if begun(middle) <= target else (low, middle)
+    return low
+
+
+def _earlier(length: int, steps: int, likeness: float, free: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """How windows of the steps before go with this one: their correlation, and draws of what is left of them."""
+    gaps = np.arange(length)
+    of_steps = float(likeness) ** np.abs(np.subtract.outer(gaps, np.arange(-steps, length)))
+    reached = np.cumsum(np.pad(of_steps.sum(axis=0), (1, 0)))
+    common = (reached[length:] - reached[:-length])[::-1]  # of this window with itself, and with each before it
+    common = common[: steps + 1] / common[0]
+    lags = np.arange(steps)
+    rest = common[np.abs(np.subtract.outer(lags, lags))] - np.outer(common[1:], common[1:])
+    values, vectors = np.linalg.eigh(rest)
+    return common[1:], free @ (vectors * np.sqrt(np.clip(values, 0.0, None))).T
 
 
 def onset_rate(p: float, persistence: Persistence) -> float:
