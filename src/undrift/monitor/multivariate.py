@@ -19,6 +19,7 @@ from undrift.finding import Finding, Interval, Verdict, Window
 from undrift.ids import to_micros
 from undrift.monitor.frames import column, columns_of, inside, micros, numeric, outside
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
+from undrift.stats.calibration import level_per_test
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -170,12 +171,14 @@ def judge_multivariate(
         why = f"{n} rows in {window} and {len(past)} earlier windows, too few to say how columns go together"
         return [found(monitor, Verdict.INCONCLUSIVE, why, name="multivariate", value=0.0, n=n, window=window)]
     x = matrix(named)
-    alpha = monitor.alpha(2, max(1, int(timedelta(days=30) / tick)))
+    ticks = max(1, int(timedelta(days=30) / tick))
+    alpha = monitor.alpha(2, ticks)
     findings = []
     if monitor.metric in ("", "reconstruction"):
         findings.append(_reconstructed(monitor, x, times, (fresh, past), alpha, window))
     if monitor.metric in EMBEDDING:
-        findings.append(_moved_together(monitor, x, (fresh, past), alpha, window))
+        each = level_per_test(monitor.budget, ticks, 2)  # means of few rows go their own way: each window for itself
+        findings.append(_moved_together(monitor, x, (fresh, past), each, window))
     if monitor.metric in ("", "domain_auc"):
         findings.append(_told_apart(monitor, x, times, (fresh, past), window))
     return findings
