@@ -34,8 +34,11 @@ from undrift.improve.triggers import consider
 from undrift.monitor.actions import take_back
 from undrift.monitor.alerts import decide as decide_alerts
 from undrift.monitor.alerts import open_incidents
+from undrift.monitor.attribution import Influences
 from undrift.monitor.cells import Reference, Slots, reference_from
 from undrift.monitor.evidence import Expected, expectations
+from undrift.monitor.influences import influences_of
+from undrift.monitor.monitors import Monitor
 from undrift.monitor.seasonal import seasonal_profiles
 from undrift.monitor.skew import sampled
 from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
@@ -226,10 +229,32 @@ def scene_of(
         tick=tick,
         history=history,
         seasonal=seasonal,
+        influences=_influences(project, due, manifest.interface, champion, rows, now, tick),
+        leans_on=read_importance(Path(folder)) if any(m.kind == "attribution" for m in due) else None,
         workers=workers,
         maturity=duration(model.maturity),
         features=_twice(project, model, manifest.interface, champion, rows, now),
     )
+
+
+def _influences(
+    project: Project, due: Sequence[Monitor], interface: Interface, champion: str, rows: pa.Table, now: datetime,
+    tick: timedelta,
+) -> dict[str, Influences]:  # fmt: skip
+    """What the champion's answers rest on, for the monitors of attributions that are due."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = {}
+    for monitor in (m for m in due if m.kind == "attribution"):
+        start = now - monitor.span - (monitor.lasting.n - 1) * monitor.every(tick)
+        since = pc.greater_equal(rows["event_time"], pa.scalar(start, rows["event_time"].type))
+        mine = rows.filter(pc.and_(pc.equal(rows["revision"], champion), since))
+        folder, trust = project.bundle_path(champion), project.settings.trust
+        found[monitor.name] = influences_of(
+            folder, interface, trust, mine, most=monitor.sample, seconds=monitor.seconds
+        )
+    return found
 
 
 def _twice(

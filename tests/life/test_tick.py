@@ -195,6 +195,26 @@ def test_a_season_is_judged_from_kept_profiles_and_judged_again_by_a_backtest(pr
         assert {alarm.title for alarm in again.alarms} == titles
 
 
+def test_what_answers_rest_on_is_looked_at_in_captured_requests(project: Project, alive: Alive) -> None:
+    """The champion knows the distance alone, so nothing else can have influence."""
+    leaning = "ud.Monitor(name='leans', kind='attribution', window='5d', sample=60, persistence=(1, 1)),"
+    with redeclared(project, monitors=leaning) as changed:
+        lifecycle.apply(changed, actor=ME)
+        life = alive(changed)
+        life.play(6)
+        ticks = {event.at: event.payload["monitors"] for event in changed.journal.events(kinds=("tick.judged",))}
+        assert ticks[LIVE + DAY] == {"leans": "INCONCLUSIVE"}
+        assert ticks[LIVE + 6 * DAY] == {"leans": "PASS"}
+        route = changed.route("rides")
+        assert route is not None
+        scene = tick.scene_of(changed, changed.model(), route, life.now, DAY)
+        seen = scene.influences["leans"]
+        assert seen.names == tuple(given.name for given in scene.interface.inputs)
+        assert len(seen.sizes) == seen.wanted == 60
+        share = seen.sizes.sum(axis=0) / seen.sizes.sum()
+        assert share[seen.names.index("distance")] > 0.99
+
+
 def test_a_model_that_was_declared_but_not_applied_is_not_judged_anew(project: Project, alive: Alive) -> None:
     """The worker goes by what was applied: monitors that are only in the file say nothing yet."""
     life = alive(project)

@@ -22,6 +22,7 @@ from undrift.errors import CorruptModelError, PredictionError
 from undrift.stats.shapley import Mixture, shapley
 
 __all__ = [
+    "AGAINST",
     "BACKGROUND_FILE",
     "BACKGROUND_ROWS",
     "IMPORTANCE_FILE",
@@ -29,6 +30,7 @@ __all__ = [
     "Importance",
     "InputImportance",
     "ask_mixtures",
+    "contributions_of",
     "group_of",
     "importance_of",
     "read_importance",
@@ -42,7 +44,8 @@ _FEWEST_ALIKE: Final = 5
 """A value of a personal field that fewer rows than this share says something of a person, and is not kept."""
 
 _ROWS: Final = 100
-_AGAINST: Final = 10
+AGAINST: Final = 10
+"""Background rows that each row is explained against, here and in monitoring: more would make shares differ."""
 _ASKED: Final = (20_000, 200_000)
 
 Floats = NDArray[np.float64]
@@ -211,20 +214,11 @@ def importance_of(
     """
     inputs, n = interface.inputs, len(next(iter(rows.values())))
     rng = np.random.default_rng(seed)
-    d, against = len(inputs), min(_AGAINST, background.rows)
+    d, against = len(inputs), min(AGAINST, background.rows)
     budget = min(max(4 * n, _ASKED[0]), _ASKED[1])
     wanted = int(min(_ROWS, n, max(2, budget // (2 * d * against))))
-    pool = background.encoded(inputs)
-    found = np.empty((wanted, d))
-    for line, place in enumerate(np.sort(rng.choice(n, wanted, replace=False)).tolist()):
-        row = {i.name: rows[i.name][place : place + 1] for i in inputs}
-        column = None if interface.task == "regression" else target_of(interface, raw(row)[0])
-        few = rng.choice(background.rows, against, replace=False)
-        ask = ask_mixtures(raw, {name: values[few] for name, values in pool.items()}, row, column)
-        found[line] = shapley(ask, d, against, rng, rounds=1).values
-    if not np.isfinite(found).all():
-        raise PredictionError("the model answered NaN or infinity for a mixture of rows.")
-    sizes, groups = np.abs(found), group_of(interface)
+    places = np.sort(rng.choice(n, wanted, replace=False))
+    sizes, groups = contributions_of(interface, raw, background, rows, places, rng), group_of(interface)
     total = float(sizes.mean(axis=0).sum())
     listed = []
     for place, given in enumerate(inputs):
@@ -244,6 +238,45 @@ def importance_of(
     listed.sort(key=lambda each: (-each.value, each.name))
     scale = "value" if interface.task == "regression" else "probability"
     return Importance(scale=scale, inputs=tuple(listed), rows=wanted, background=against)
+
+
+def contributions_of(
+    interface: Interface,
+    raw: Raw,
+    background: Background,
+    rows: Columns,
+    places: NDArray[np.intp],
+    rng: np.random.Generator,
+    *,
+    go_on: Callable[[], bool] = lambda: True,
+) -> Floats:
+    """Absolute Shapley values of the score of some rows, each against `AGAINST` background rows; (rows, inputs).
+
+    Parameters
+    ----------
+    rows, places : encoded columns, and which of their rows are explained, in this order.
+    go_on : asked after each row; where it says no, the rows done so far are returned.
+
+    Raises
+    ------
+    PredictionError : the model refuses a mixture of rows.
+    """
+    inputs, against = interface.inputs, min(AGAINST, background.rows)
+    pool = background.encoded(inputs)
+    found = np.empty((len(places), len(inputs)))
+    done = 0
+    for line, place in enumerate(places.tolist()):
+        row = {i.name: rows[i.name][place : place + 1] for i in inputs}
+        column = None if interface.task == "regression" else target_of(interface, raw(row)[0])
+        few = rng.choice(background.rows, against, replace=False)
+        ask = ask_mixtures(raw, {name: values[few] for name, values in pool.items()}, row, column)
+        found[line] = shapley(ask, len(inputs), against, rng, rounds=1).values
+        done = line + 1
+        if not go_on():
+            break
+    if not np.isfinite(found[:done]).all():
+        raise PredictionError("the model answered NaN or infinity for a mixture of rows.")
+    return np.abs(found[:done])
 
 
 def _plain(value: Any) -> str | float | None:

@@ -24,7 +24,7 @@ from undrift.inference.apart import Asked, Told, read_frame, write_frame
 from undrift.inference.predictor import Predictor, load
 from undrift.settings import TrustSettings
 
-__all__ = ["open_explainer"]
+__all__ = ["open_explainer", "raw_of"]
 
 NICENESS: Final = 10
 _KEPT: Final = 4
@@ -42,10 +42,11 @@ def open_explainer(folder: Path, trust: TrustSettings, predictor: Predictor | No
     ModelError, MissingExtraError : as `inference.predictor.load`.
     """
     served = predictor or load(folder, trust)
-    return Explainer(folder, served.manifest, _raw(served), trust)
+    return Explainer(folder, served.manifest, raw_of(served), trust)
 
 
-def _raw(predictor: Predictor) -> Callable[[Columns], Any]:
+def raw_of(predictor: Predictor) -> Callable[[Columns], Any]:
+    """The form that serves as a function of encoded columns: (n,) for regression, else probabilities by class."""
     import numpy as np
 
     task = predictor.manifest.interface.task

@@ -35,6 +35,7 @@ Kind = Literal[
     "golden",
     "labels",
     "freshness",
+    "attribution",
 ]
 FEWEST_DAYS: Final[dict[str, int]] = {
     "drift": 5,
@@ -43,6 +44,7 @@ FEWEST_DAYS: Final[dict[str, int]] = {
     "change": 5,
     "estimate": 3,
     "slices": 7,
+    "attribution": 5,
 }
 """Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
 TOGETHER: Final = ("reconstruction", "domain_auc", "mean_shift", "mmd")
@@ -70,6 +72,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "skew": {"window": "1d", "practical": 0.01, "severity": "critical"},
     "freshness": {"window": "1d", "practical": 0.05, "severity": "high"},
     "labels": {"window": "1d", "practical": 0.3, "severity": "high"},
+    "attribution": {"window": "14d", "practical": 0.1, "persistence": (2, 3), "severity": "low"},
     "golden": {"window": "1h", "practical": 0.0, "severity": "critical"},
 }
 
@@ -89,6 +92,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         rows, found by search), ``service`` (failed and late answers against an objective; memory, load and cost against
         limits), ``skew`` (features served against features computed offline), ``golden`` (running workers asked again
         what their models answered when they were registered, and files of bundles that changed),
+        ``attribution`` (inputs that the answers rest on more, or less, than where the version was measured),
         ``labels`` (labels that stop coming, or come late), ``freshness`` (looked-up values that are old or gone).
     columns : which columns; all if empty.
     source : which source (feed); all the model's views use if empty.
@@ -105,6 +109,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timezone : whose hours are the same ones (season), as ``Europe/Paris``; UTC if empty.
     since : from which day (UTC), as ``2026-03-01``, windows are what is normal (season): earlier ones are no reference
         and earlier alarms no reason to leave one out. Empty for all.
+    sample, seconds : how many requests are explained at each judgement, drawn by the hash of their ids, and how long
+        that may take (attribution).
     objective, limit_ms : share of answers that must be good (service), and the milliseconds above which an answer is
         not; 0 for no limit, so that only failures count.
     limit_memory_mb, limit_busy, limit_cost : what a worker process may hold (MB), the share of a core it may use over a
@@ -139,6 +145,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     comparable: int = 8
     timezone: str = ""
     since: str = ""
+    sample: int = 200
+    seconds: float = 10.0
     objective: float = 0.99
     oldest: str = ""
     limit_ms: float = 0.0
@@ -179,6 +187,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 f"monitor {self.name!r}: window and budget must be above 0, the practical size at least 0."
             )
         self._check_season()
+        if self.sample < 1 or self.seconds <= 0:
+            raise DeclarationError(f"monitor {self.name!r}: sample must be at least 1 and seconds above 0.")
         fewest = 0 if self.season else FEWEST_DAYS.get(self.kind, 0)
         if span < timedelta(days=fewest):
             raise DeclarationError(

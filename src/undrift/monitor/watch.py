@@ -16,8 +16,10 @@ import numpy as np
 from undrift.data.features import Source
 from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
+from undrift.develop.importance import Importance
 from undrift.finding import Finding, Report, Verdict, Window
 from undrift.monitor.alerts import open_incidents, spoiled_windows
+from undrift.monitor.attribution import Influences, judge_attribution
 from undrift.monitor.causes import Lost, explain, lost, ranked
 from undrift.monitor.cells import Reference, Slots
 from undrift.monitor.change import judge_change
@@ -66,6 +68,8 @@ class Scene:
     tick : time between two ticks.
     history : columns by the kept profiles of weeks, see `judge_drift`.
     seasonal : by the name of a monitor with a season, the kept profiles of its windows and of comparable ones.
+    influences : by the name of a monitor of attributions, what the answers to a sample of requests rest on.
+    leans_on : what those rested on that the champion was measured on.
     maturity : how long after an answer its label can be expected.
     workers : what the running workers told of themselves, see `serving.health`; none where the past is judged.
     features : a sample of requests with the features as served, and as computed again offline; see `judge_skew`.
@@ -82,6 +86,8 @@ class Scene:
     tick: timedelta = timedelta(days=1)
     history: Mapping[str, Slots] = field(default_factory=dict)
     seasonal: Mapping[str, Sequence[WindowProfile]] = field(default_factory=dict)
+    influences: Mapping[str, Influences] = field(default_factory=dict)
+    leans_on: Importance | None = None
     features: tuple[pa.Table, pa.Table] | None = None
     workers: Sequence[Health] = ()
     maturity: timedelta = timedelta(days=1)
@@ -114,6 +120,7 @@ def look_back(
         "integrity": 8,
         "freshness": 8,
         "multivariate": PAST_WINDOWS + 1,
+        "attribution": 1,
         "estimate": 2 * CHECKED,
     }
     needed = [spans[m.kind] * m.span + m.lasting.n * m.every(tick) for m in monitors if m.kind in spans]
@@ -198,6 +205,9 @@ def _drift_and_performance(
         )
     for monitor in (m for m in monitors if m.kind == "multivariate"):
         drift += judge_multivariate(monitor, scene.rows, now, tick=monitor.every(scene.tick), spoiled=feeds)
+    for monitor in (m for m in monitors if m.kind == "attribution"):
+        seen, every = scene.influences.get(monitor.name), monitor.every(scene.tick)
+        drift += judge_attribution(monitor, scene.leans_on, seen, now, tick=every, spoiled=spoiled)
     performance: list[Finding] = []
     for monitor in (m for m in monitors if m.kind == "performance"):
         evidence = scene.evidence(monitor, now, spoiled)
