@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.spatial.distance
 import scipy.stats
 
-from undrift.data.difference import MEASURES, difference, differences
+from undrift.data.difference import MEASURES, difference, differences, parquet_differences
 from undrift.data.profile import Profile
+from undrift.data.tally import count_cells
+from undrift.errors import DataError
 
 RNG = np.random.default_rng(17)
 BEFORE = {"x": RNG.normal(size=20_000), "c": RNG.choice(list("abcd"), 20_000), "t": RNG.choice([True, False], 20_000)}
@@ -79,3 +85,50 @@ def test_every_distance_of_a_profile_from_itself_is_zero_and_from_another_is_not
 def test_what_has_no_values_has_no_distance() -> None:
     found = differences(REFERENCE, Profile.of({"x": [None, None], "other": [1.0, 2.0]}))
     assert found == {"x": None}
+
+
+@pytest.mark.parametrize("measure", ["", *MEASURES])
+def test_a_file_differs_from_a_reference_as_its_profile_does(tmp_path: Path, measure: str) -> None:
+    rng = np.random.default_rng(11)
+
+    def rows(n: int, shift: float) -> pa.Table:
+        x = rng.normal(shift, 1, n)
+        odd = np.where(rng.random(n) < 0.02, rng.choice([np.inf, -np.inf, np.nan], n), x)
+        return pa.table(
+            {
+                "x": x,
+                "odd": pa.array(odd, mask=rng.random(n) < 0.1),
+                "small": pa.array(x.astype(np.float32)),
+                "whole": rng.poisson(3 + shift, n),
+                "flag": pa.array(rng.random(n) < 0.3 + shift / 10),
+                "text": pa.array(rng.choice(["a", "b", "c"], n, p=[0.5, 0.3 - shift / 10, 0.2 + shift / 10])),
+                "when": pa.array(rng.integers(0, 10**15, n), pa.timestamp("us", "UTC")),
+                "gone": pa.array([None] * n, pa.float64()),
+            }
+        )
+
+    reference = Profile.of(rows(3000, 0.0))
+    now = rows(70_000, 0.4).append_column("other", pa.array(np.zeros(70_000)))
+    pq.write_table(now, tmp_path / "now.parquet", row_group_size=20_000)
+    found = parquet_differences(reference, tmp_path / "now.parquet", measure)
+    whole = Profile.of_parquet(tmp_path / "now.parquet", edges_from=reference)
+    assert found == differences(reference, whole, measure)
+    assert set(found) == set(now.column_names) - {"other"}
+    assert found["x"] is not None
+    assert found["x"].lower > 0
+    assert found["gone"] is None
+
+
+def test_a_file_that_is_none_is_refused_and_one_without_rows_has_no_distance(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": pa.array([], pa.float64())}), tmp_path / "none.parquet")
+    assert parquet_differences(REFERENCE, tmp_path / "none.parquet") == {"x": None}
+    (tmp_path / "text.parquet").write_text("x")
+    with pytest.raises(DataError, match=r"text\.parquet cannot be read as Parquet"):
+        parquet_differences(REFERENCE, tmp_path / "text.parquet")
+
+
+def test_numbers_whose_sum_is_no_number_are_counted_like_others() -> None:
+    x = np.full(1000, 1.7e308)
+    x[::3] *= -1
+    found = count_cells("x", pa.chunked_array([np.append(x, 1.0)]), (-2.0, 2.0))
+    assert (found.counts, found.nulls, found.infinite) == ((334, 1, 666), 0, 0)

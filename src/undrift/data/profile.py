@@ -7,11 +7,11 @@ data is not needed. How a column is counted stands in tally.py; no distances are
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -21,9 +21,10 @@ from undrift.data.sketch import FrequentValues
 from undrift.data.tally import tally
 from undrift.errors import DataError
 
-__all__ = ["ColumnProfile", "Profile"]
+__all__ = ["ColumnProfile", "Profile", "each_column"]
 
 
+Found = TypeVar("Found")
 _FORMAT: Final = 2
 _PART: Final = 1 << 18
 """Rows of a part when a stream is read."""
@@ -101,32 +102,20 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         ------
         DataError : a column that is no plain value, or a file that is no Parquet.
         """
-        import pyarrow.parquet as pq
-
-        try:
-            metadata = pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read as Parquet: {error}.") from error
-        schema = metadata.schema.to_arrow_schema()
-        texts = [field.name for field in schema if pa.types.is_string(field.type)]
         known = edges_from.columns if edges_from is not None else {}
 
-        def one(name: str) -> ColumnProfile:
+        def one(name: str, parts: Iterator[pa.ChunkedArray]) -> ColumnProfile:
             edges = known[name].edges if name in known else None
             total: ColumnProfile | None = None
-            # without buffer_size a column chunk is read whole, however long
-            with pq.ParquetFile(
-                path, metadata=metadata, read_dictionary=texts, pre_buffer=False, buffer_size=_BUFFER
-            ) as file:
-                for batch in file.iter_batches(_PART, columns=[name], use_threads=False):
-                    found = tally(name, pa.chunked_array([batch.column(0)]), edges)
-                    edges = found.edges if edges is None else edges
-                    total = found if total is None else total + found
-            return total if total is not None else tally(name, pa.chunked_array([], schema.field(name).type), edges)
+            for part in parts:
+                found = tally(name, part, edges)
+                edges = found.edges if edges is None else edges
+                total = found if total is None else total + found
+            assert total is not None
+            return total
 
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            found = dict(zip(schema.names, pool.map(one, schema.names), strict=True))
-        return cls(n=metadata.num_rows, columns=found)
+        rows, columns = each_column(path, one)
+        return cls(n=rows, columns=columns)
 
     @classmethod
     def total(cls, profiles: Sequence[Profile]) -> Profile:
@@ -177,6 +166,48 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
                 hint="A later undrift wrote it: update this one.",
             )
         return found
+
+
+def each_column(
+    path: str | Path, one: Callable[[str, Iterator[pa.ChunkedArray]], Found], only: Collection[str] | None = None
+) -> tuple[int, dict[str, Found]]:
+    """How many rows a Parquet file has, and what ``one`` makes of each column and its parts, columns side by side.
+
+    Parameters
+    ----------
+    one : takes a column's name and its values, at most a quarter of a million at a time; an empty part where there are
+        none. Texts come as dictionaries.
+    only : names of the columns that are read; all if left out.
+
+    Raises
+    ------
+    DataError : the file is no Parquet.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}.") from error
+    schema = metadata.schema.to_arrow_schema()
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+
+    def parts(name: str) -> Iterator[pa.ChunkedArray]:
+        empty = True
+        # without buffer_size a column chunk is read whole, however long
+        with pq.ParquetFile(
+            path, metadata=metadata, read_dictionary=texts, pre_buffer=False, buffer_size=_BUFFER
+        ) as file:
+            for batch in file.iter_batches(_PART, columns=[name], use_threads=False):
+                empty = False
+                yield pa.chunked_array([batch.column(0)])
+        if empty:
+            yield pa.chunked_array([], schema.field(name).type)
+
+    names = [name for name in schema.names if only is None or name in only]
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        found = dict(zip(names, pool.map(lambda name: one(name, parts(name)), names), strict=True))
+    return metadata.num_rows, found
 
 
 def _parts(source: Any) -> Iterator[pa.Table]:

@@ -178,9 +178,11 @@ class DistinctValues(msgspec.Struct, frozen=True):
         """Of numbers of any shape."""
         x = np.ascontiguousarray(np.asarray(values, dtype=np.float64).ravel() + 0.0).view(np.uint64)
         if x.size > 16 * _HASHES:  # most hashes lie above any possible answer: few are kept, a block that fits a cache
-            limit = np.uint64(_WHOLE * 8.0 * _HASHES / x.size)
-            blocks = (_mixed(x[k : k + _BLOCK]) for k in range(0, x.size, _BLOCK))
-            found = np.unique(np.concatenate([hashes[hashes <= limit] for hashes in blocks]))
+            limit = np.uint64(_WHOLE * 8.0 * _HASHES / x.size) | np.uint64((1 << 31) - 1)
+            blocks = (_stirred(x[k : k + _BLOCK]) for k in range(0, x.size, _BLOCK))
+            # the last step of mixing changes nothing above the bits of the limit that are set: the few low ones get it
+            few = np.concatenate([hashes[hashes <= limit] for hashes in blocks])
+            found = np.unique(few ^ (few >> np.uint64(33)))
             if found.size >= _HASHES:
                 return cls(found[:_HASHES].astype("<u8").tobytes())
         return cls._least(_mixed(x))
@@ -211,12 +213,18 @@ class DistinctValues(msgspec.Struct, frozen=True):
 
 def _mixed(x: Hashes) -> Hashes:
     """The finaliser of MurmurHash3 (Appleby 2011): every bit of the input moves half of the output's."""
+    h = _stirred(x)
+    h ^= h >> np.uint64(33)
+    return h
+
+
+def _stirred(x: Hashes) -> Hashes:
+    """`_mixed` but for its last step, which changes the lower 31 bits alone."""
     h = x >> np.uint64(33)
     h ^= x
     h *= np.uint64(0xFF51AFD7ED558CCD)
     h ^= h >> np.uint64(33)
     h *= np.uint64(0xC4CEB9FE1A85EC53)
-    h ^= h >> np.uint64(33)
     return h
 
 

