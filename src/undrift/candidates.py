@@ -17,7 +17,7 @@ from undrift.data.contract import Contract
 from undrift.data.inspect import Inspection, check
 from undrift.declarations import Model
 from undrift.develop.bundle import Interface, Manifest
-from undrift.develop.performance import Scored, label_text
+from undrift.develop.performance import Performance, Scored, label_text
 from undrift.develop.rows import in_order, table_columns
 from undrift.errors import ContractError, DataError, StateError
 from undrift.event import Draft
@@ -150,7 +150,9 @@ def score_with(predictor: Predictor, interface: Interface, table: pa.Table, like
     return Scored(interface=interface, table=like.table, label=like.label, raw=raw, time=like.time)
 
 
-def _champion(project: Project, model: Model, candidate: Scored, base: tuple[str, ...]) -> tuple[Scored, str] | None:
+def _champion(
+    project: Project, model: Model, candidate: Scored, base: tuple[str, ...]
+) -> tuple[Scored, str, Performance | None] | None:
     """The champion's answers on the candidate's held-out rows, with the champion's own features and transforms."""
     route = project.route(model.name)
     if route is None or not route["champion"]:
@@ -161,15 +163,17 @@ def _champion(project: Project, model: Model, candidate: Scored, base: tuple[str
     rows = candidate.table.select([name for name in base if name in candidate.table.column_names])
     table = with_features(project, own, rows, bundle=folder)
     scored = score_with(predictor, candidate.interface, table, candidate)
-    return scored, f"champion, version {route['champion_version']}"
+    return scored, f"champion, version {route['champion_version']}", Performance.expected(predictor.manifest)
 
 
 def judge_quality(project: Project, model: Model, candidate: Scored, base: tuple[str, ...], *, subject: str) -> Report:
     """Judge by the part of the gate that needs no bundle, against the champion: the cheap questions come first."""
     found = _champion(project, model, candidate, base)
-    rival, rival_name = found if found is not None else (None, "the baseline")
+    rival, rival_name, usual = found if found is not None else (None, "the baseline", None)
     gate = msgspec.structs.replace(model.gate, latency_ms=None, absent="any", compiled="any")
-    return judge_candidate(gate, candidate, rival, subject=subject, rival_name=rival_name, at=project.now().now())
+    return judge_candidate(
+        gate, candidate, rival, usual=usual, subject=subject, rival_name=rival_name, at=project.now().now()
+    )
 
 
 def judge_by_gate(
@@ -180,7 +184,7 @@ def judge_by_gate(
     folder = project.artifacts.get(bundle)
     predictor = load(folder, project.settings.trust)
     found = _champion(project, model, candidate, base)
-    rival, rival_name = found if found is not None else (baseline, "the baseline")
+    rival, rival_name, usual = found if found is not None else (baseline, "the baseline", None)
     sample = candidate.table.slice(0, LATENCY_ROWS)
     columns = table_columns(manifest.interface.inputs, sample)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -191,6 +195,7 @@ def judge_by_gate(
         gate,
         candidate,
         rival,
+        usual=usual,
         latency=latency,
         absent=absent,
         compiled=manifest.compiled,

@@ -50,6 +50,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     key, unit, time : request fields naming the prediction, the unit of assignment and the event time.
     views, transforms : features beside those in the request.
     segments : request fields whose values are watched and gated one by one.
+    bands : for segments that are numbers, the ascending cuts between which their values count as one.
+    rare : for other segments, values too rare to be judged alone, which are also looked at together.
     maturity : how long after the prediction its label can be expected.
     folds, holdout : growing folds of the time-ordered cross-validation, and the share of latest rows held out.
     seed : for whatever is random in training.
@@ -69,6 +71,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     views: tuple[FeatureView, ...] = ()
     transforms: tuple[Transform, ...] = ()
     segments: tuple[str, ...] = ()
+    bands: dict[str, tuple[float, ...]] = {}
+    rare: dict[str, tuple[str, ...]] = {}
     classes: tuple[str, ...] = ()
     threshold: float = 0.5
     maturity: str = "1d"
@@ -98,6 +102,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             views=self.views,
             transforms=self.transforms,
             segments=self.segments,
+            bands=self.bands,
+            rare=self.rare,
             classes=classes or self.classes,
             threshold=self.threshold,
         )
@@ -263,6 +269,14 @@ def _check(model: Model, contract: Contract, sources: Mapping[str, Source]) -> N
     if model.rollout.without_unit == "champion" and not (unit or model.unit):
         wrong.append("rollout: without_unit = 'champion' needs a unit field, in the rollout or the model")
     wrong += [f"segment {s!r} is no field of the contract" for s in model.segments if s not in known]
+    types = {f.name: f.type for f in contract.fields}
+    for which, groups in (("bands", model.bands), ("rare", model.rare)):
+        wrong += [f"{which} of {name!r}, which is no segment" for name in groups if name not in model.segments]
+    for name, cuts in model.bands.items():
+        if list(cuts) != sorted(set(cuts)) or not cuts or name in model.rare:
+            wrong.append(f"bands of {name!r} must be numbers that grow, and such a segment has no rare values")
+        if types.get(name, "number") not in ("number", "integer"):
+            wrong.append(f"bands of {name!r}, which is no number but {types[name]}")
     for view in model.views:
         if view.source not in sources:
             wrong.append(f"view {view.name!r}: no source {view.source!r} is declared")

@@ -395,3 +395,32 @@ def test_returning_units_raise_no_false_alarms() -> None:
     bounds = difference_bounds(sums[0], sums[1], 0.05, 100, one_sided=True)
     alarms = int((bounds.value > bounds.half_width).any(axis=1).sum())
     assert alarms <= stats.binom.ppf(0.999, paths, 0.05)
+
+
+def test_a_candidate_that_forgot_one_end_of_a_number_is_found_in_its_band(tmp_path: Path) -> None:
+    """Nobody named groups: a tenth of the rows lies above the last cut, and only there the candidate errs."""
+    predictions, labels, _ = world(days=12)
+    rng = np.random.default_rng(8)
+    age = rng.uniform(0, 100, predictions.num_rows)
+    truth = dict(zip(labels["prediction_id"].to_pylist(), labels["label"].to_pylist(), strict=True))
+    ours = np.asarray([r == "r-new" for r in predictions["revision"].to_pylist()])
+    known = [float(truth.get(name, "0")) for name in predictions["prediction_id"].to_pylist()]
+    right = np.clip(np.asarray(known), 0.1, 0.9)
+    score = np.where(ours & (age > 90), 1 - right, right)
+    inputs = pa.array([{"age": float(a)} for a in age])
+    for name, values in (("score", pa.array(score)), ("inputs", inputs)):
+        predictions = predictions.set_column(predictions.column_names.index(name), name, values)
+    lake = DeltaLake(tmp_path / "ages")
+    lake.append("predictions_shop", predictions)
+    lake.append("labels_shop", labels)
+    aged = msgspec.structs.replace(
+        INTERFACE,
+        contract=Contract(name="shop", fields=(Field(name="age", type="number"),)),
+        segments=("age",),
+        bands={"age": (10.0, 50.0, 90.0)},
+    )
+    # over all the harm is within the margin; only in the band it is not
+    asked = rollout(Guardrail(metric="brier", margin=0.15))
+    found = collect(lake, aged, asked, NOW + timedelta(days=14))
+    assert [c.segment for c in found.cells if c.proven] == [{"age": "90.."}]
+    assert not cell(found, "brier").proven

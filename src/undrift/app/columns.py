@@ -18,7 +18,7 @@ from undrift.develop.bundle import Task
 from undrift.develop.performance import label_text
 from undrift.errors import DataError, SettingsError
 
-__all__ = ["Outcome", "check_named", "check_roles", "example_row", "outcome", "segments", "unfit"]
+__all__ = ["Outcome", "check_named", "check_roles", "example_row", "is_number", "outcome", "unfit"]
 
 MOST_WHOLE_CLASSES: Final = 20
 """So many different whole numbers are still names of classes; more are a quantity."""
@@ -107,7 +107,7 @@ def outcome(table: pa.Table, label: str, task: Task | None = None) -> Outcome:
     column = _known(table[label])
     if len(column) == 0:
         raise DataError(f"the label {label!r} is empty in all {table.num_rows} rows.")
-    number, text = _is_number(column.type), pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    number, text = is_number(column.type), pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     if not (number or text or pa.types.is_boolean(column.type)):
         raise DataError(f"the label {label!r} is {column.type}, which can be neither a class nor a number to predict.")
     counts = pc.value_counts(column)
@@ -135,14 +135,15 @@ def _known(column: pa.ChunkedArray) -> pa.Array:
     return known.filter(pc.invert(pc.is_nan(known))) if pa.types.is_floating(known.type) else known
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of a type holds numbers (booleans do not count)."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _task(column: pa.Array, distinct: int, label: str) -> tuple[Task, str]:
     if distinct == 2:
         return "binary", f"{label!r} has two different values"
-    if not _is_number(column.type):
+    if not is_number(column.type):
         if distinct > MOST_CLASSES:
             raise DataError(
                 f"the label {label!r} is text with {distinct} different values; up to {MOST_CLASSES} can be classes.",
@@ -158,7 +159,7 @@ def _task(column: pa.Array, distinct: int, label: str) -> tuple[Task, str]:
 
 
 def _check_task(task: Task, label: str, kind: pa.DataType, distinct: int) -> None:
-    if task == "regression" and not _is_number(kind):
+    if task == "regression" and not is_number(kind):
         raise DataError(f"--task regression needs a number, but the label {label!r} is {kind}.")
     if task == "binary" and distinct != 2:
         raise DataError(f"--task binary needs two different labels, but {label!r} has {distinct}.")
@@ -191,14 +192,6 @@ def unfit(table: pa.Table, candidates: Sequence[str]) -> dict[str, str]:
         elif text and distinct > 50 and distinct > table.num_rows / 2:
             found[name] = f"it is text with {distinct} different values, nearly one per row"
     return found
-
-
-def segments(table: pa.Table, inputs: Sequence[str]) -> tuple[str, ...]:
-    """Columns by which a model may well be watched piece by piece: text with 2 to 20 different values."""
-    return tuple(
-        name for name in inputs
-        if pa.types.is_string(table.schema.field(name).type) and 2 <= len(table[name].drop_null().unique()) <= 20
-    )  # fmt: skip
 
 
 def example_row(table: pa.Table, names: Sequence[str]) -> dict[str, Any]:

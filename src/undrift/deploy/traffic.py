@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undrift.develop.bundle import Interface
+from undrift.develop.segments import segment_texts
 from undrift.validate.metrics import row_losses
 
 if TYPE_CHECKING:
@@ -53,14 +54,13 @@ def segment_columns(rows: pa.Table, interface: Interface) -> dict[str, tuple[NDA
     """Each declared segment as (code per row, names); -1 where the row has no value."""
     import pyarrow.compute as pc
 
-    found = {}
-    for name in interface.segments:
-        if "inputs" not in rows.column_names:
-            break
-        inputs = rows["inputs"]
-        if name not in [field.name for field in inputs.type]:
-            continue
-        column = pc.cast(pc.struct_field(inputs, name), "string").combine_chunks()
+    found: dict[str, tuple[NDArray[np.int64], list[str]]] = {}
+    if "inputs" not in rows.column_names:
+        return found
+    inputs = rows["inputs"]
+    held = {field.name for field in inputs.type}
+    columns = {name: pc.struct_field(inputs, name) for name in interface.segments if name in held}
+    for name, column in segment_texts(interface, columns):
         encoded = column.dictionary_encode()
         names = encoded.dictionary.to_pylist()
         order = {old: new for new, old in enumerate(sorted(range(len(names)), key=lambda i: names[i]))}

@@ -77,9 +77,9 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a model is asked, what it is fed, and what it answers.
 
     ``key``: the request field that names a prediction (a fresh id if empty). ``unit``: the field whose value decides
-    the variant (the key if empty). ``time``: the field with the event time (arrival time if empty). ``classes``: the
-    labels of a classifier, as strings, negative first. ``threshold``: score at or above which the binary answer is
-    the positive class.
+    the variant (the key if empty). ``time``: the field with the event time (arrival time if empty). ``bands``,
+    ``rare``: how segments are cut and put together, see segments.py. ``classes``: the labels of a classifier, as
+    strings, negative first. ``threshold``: score at or above which the binary answer is the positive class.
     """
 
     model: str
@@ -92,6 +92,8 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     views: tuple[FeatureView, ...] = ()
     transforms: tuple[Transform, ...] = ()
     segments: tuple[str, ...] = ()
+    bands: dict[str, tuple[float, ...]] = {}
+    rare: dict[str, tuple[str, ...]] = {}
     classes: tuple[str, ...] = ()
     threshold: float = 0.5
 

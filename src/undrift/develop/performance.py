@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from undrift.develop.bundle import Interface, Manifest
 from undrift.develop.rows import Answers, answer
+from undrift.develop.segments import segment_texts
 from undrift.errors import DataError
 from undrift.stats.compare import paired_difference
 from undrift.stats.summary import Estimate, Moments, per_unit
@@ -221,15 +222,17 @@ class Scored:
         DataError : the table has no such column.
         """
         found: dict[str, NDArray[np.intp]] = {}
-        for column in self.interface.segments if columns is None else columns:
-            if column not in self.table.column_names:
-                raise DataError(f"the rows have no column {column!r} to make segments of.")
-            coded = self.table.column(column).combine_chunks().dictionary_encode()
+        asked = self.interface.segments if columns is None else columns
+        missing = [column for column in asked if column not in self.table.column_names]
+        if missing:
+            raise DataError(f"the rows have no column {missing[0]!r} to make segments of.")
+        for column, texts in segment_texts(self.interface, {c: self.table.column(c) for c in asked}, asked):
+            coded = texts.dictionary_encode()
             codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
             order = np.argsort(codes, kind="stable")
             names = coded.dictionary.to_pylist()
             groups = {
-                label_text(names[codes[rows[0]]]): rows
+                str(names[codes[rows[0]]]): rows
                 for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
                 if rows.size and codes[rows[0]] >= 0
             }

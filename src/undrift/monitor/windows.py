@@ -17,6 +17,7 @@ import numpy as np
 from undrift.data.column import ColumnProfile
 from undrift.data.profile import Profile
 from undrift.develop.bundle import Interface
+from undrift.develop.segments import segment_texts
 from undrift.errors import ConflictError
 from undrift.finding import Window
 from undrift.ids import duration, to_micros
@@ -104,10 +105,7 @@ def _profiled(interface: Interface, rows: pa.Table, edges: Profile, segments: bo
     edges = Profile(columns={**known, **edges.columns})
     whole = Profile.of(pa.table(columns), edges_from=edges)
     parts = dict(whole.columns)
-    for name in interface.segments if segments else ():
-        if name not in columns:
-            continue
-        texts = pc.cast(columns[name], pa.string())
+    for name, texts in segment_texts(interface, columns) if segments else ():
         top = Profile.of(pa.table({"x": texts})).columns["x"].top[:MOST_VALUES]
         for value, _ in top:
             mask = pc.fill_null(pc.equal(texts, value), False)

@@ -43,7 +43,7 @@ class Columns:
         assert route is not None, "the copy was made with a champion"
         self.interface = project.manifest(route["champion"]).interface
         self._rows = material.rows
-        self._segments = model.segments
+        self._segments = tuple(name for name in model.segments if name not in model.bands)
         known = read_importance(project.bundle_path(route["champion"]))
         self.importance: dict[str, float] = {} if known is None else dict(known.values)
         inputs = self.interface.inputs
@@ -65,7 +65,9 @@ class Columns:
         return np.array([float(v) for v in values if v is not None])
 
     def groups(self) -> list[Group]:
-        """The values of the first declared segment (else of a categorical input, else both sides of a median)."""
+        """The values of the first declared segment that is no number (else of a categorical input, else both sides of
+        the median of the number that matters most).
+        """
         self._groups = self._groups or self._made_groups()
         return self._groups
 

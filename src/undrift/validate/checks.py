@@ -23,6 +23,7 @@ __all__ = [
     "better_than",
     "calibrated",
     "compiled",
+    "covered",
     "floor",
     "latency_of",
     "missing_inputs",
@@ -99,6 +100,47 @@ def segments_no_worse(
         judge(rule, gain(new.take(rows), old.take(rows), metric, level=shared, segment=at)) for at, rows in groups
     ]
     return findings, small
+
+
+def covered(
+    candidate: Scored, usual: Mapping[str, int], total: int, columns: Sequence[str], *, kept: float, level: float = 0.95
+) -> Finding:
+    """No segment is proven to have lost its place among the held-out rows: there, nothing would be known of it.
+
+    A model that forgets what has become rare lately looks as good on rows in which it is rare. Shares are held against
+    each other by their exact intervals (Clopper and Pearson 1934), at a level that the segments share.
+
+    Parameters
+    ----------
+    usual, total : rows of each segment (``carrier=UA``), and of all, on which the champion was measured.
+    kept : the part of its usual share that each segment must still have, in (0, 1).
+    """
+    from scipy.special import betaincinv
+
+    here = {name: rows.size for name, rows in candidate.segments(columns).items()}
+    fields = {name.partition("=")[0] for name in here}
+    asked = sorted(name for name in usual if usual[name] and name.partition("=")[0] in fields)
+    alpha = (1.0 - level) / max(len(asked), 1) / 2
+    worst = Measurement(name="coverage", value=1.0, n=candidate.n, detail={"segments": len(asked)})
+    lost, least = [], np.inf
+    for name in asked:
+        old, new = usual[name], here.get(name, 0)
+        lower = float(betaincinv(old, total - old + 1, alpha))
+        upper = float(betaincinv(new + 1, candidate.n - new, 1 - alpha)) if new < candidate.n else 1.0
+        share = new / candidate.n / (old / total)
+        if upper < kept * lower:
+            lost.append(f"{name} ({new} of {candidate.n} rows, where {old} of {total} were usual)")
+        if share < least:
+            least = share
+            field, _, value = name.partition("=")
+            worst = Measurement(name="coverage", value=share, n=candidate.n, segment={field: value})
+    rule = Rule(measure="coverage", op=">=", bound=kept)
+    if lost:
+        why = f"the held-out rows say nothing of {', '.join(lost[:3])}{' and others' if len(lost) > 3 else ''}"
+        return Finding(verdict=Verdict.FAIL, why=why, measurement=worst, rule=rule)
+    why = f"no segment of {len(asked)} is proven to have lost its place among the held-out rows"
+    worst = Measurement(name="coverage", value=worst.value, n=candidate.n, detail={"least": worst.where})
+    return Finding(verdict=Verdict.PASS, why=why, measurement=worst, rule=rule)
 
 
 def calibrated(scored: Scored, bound: float, *, minimum_n: int = 1, level: float = 0.95) -> Finding:
@@ -209,7 +251,8 @@ def _large_enough(
     for column in columns:
         for name, rows in scored.segments([column]).items():
             if rows.size >= minimum_n:
-                groups.append(({column: name.removeprefix(f"{column}=")}, np.sort(rows)))
+                field, _, value = name.partition("=")
+                groups.append(({field: value}, np.sort(rows)))
             else:
                 small.append(name)
     return groups, small

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from undrift.develop.performance import OBJECTIVES, Scored
+from undrift.develop.performance import OBJECTIVES, Performance, Scored
 from undrift.errors import DeclarationError
 from undrift.finding import Finding, Measurement, Report, Rule, Verdict, judge
+from undrift.stats.summary import Moments
 from undrift.validate import checks
 from undrift.validate.metrics import METRICS
 
@@ -36,6 +37,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     segment_metric : the metric judged in segments; the objective if empty.
     segment_floor : bound that no segment may be proven to break.
     segment_margin : by how much a segment may be worse than under the rival; None does not compare segments.
+    coverage : the part of its usual share of the rows that each segment must still have among the held-out rows, where
+        there is a champion that was measured on it; None does not ask.
     bias : largest distance of mean prediction from mean truth; not checked if None.
     latency_ms : budget for one row, 99th percentile, in milliseconds; not checked if None.
     compiled : ``required`` refuses a model that did not compile.
@@ -53,6 +56,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     segment_metric: str = ""
     segment_floor: float | None = None
     segment_margin: float | None = 0.0
+    coverage: float | None = 0.2
     bias: float | None = None
     latency_ms: float | None = None
     compiled: Literal["any", "required"] = "any"
@@ -66,6 +70,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             wrong.append(f"level must lie in (0, 1), not {self.level}")
         if self.segment_margin is not None and self.segment_margin < 0:
             wrong.append(f"segment_margin must be 0 or more, not {self.segment_margin}")
+        if self.coverage is not None and not 0 < self.coverage < 1:
+            wrong.append(f"coverage must lie in (0, 1), not {self.coverage}")
         if self.latency_ms is not None and self.latency_ms <= 0:
             wrong.append(f"latency_ms must be above 0, not {self.latency_ms}")
         if wrong:
@@ -80,6 +86,7 @@ def judge_candidate(
     candidate: Scored,
     rival: Scored | None = None,
     *,
+    usual: Performance | None = None,
     latency: Measurement | None = None,
     absent: Measurement | None = None,
     compiled: Mapping[str, Any] | None = None,
@@ -92,6 +99,7 @@ def judge_candidate(
     Parameters
     ----------
     candidate, rival : the same rows as both answered them.
+    usual : what the champion's version led to expect, on the rows it was measured on.
     latency : what `checks.latency_of` measured.
     absent : what `checks.missing_inputs` measured.
     compiled : the manifest's ``compiled``.
@@ -127,6 +135,13 @@ def judge_candidate(
             margin=gate.segment_margin, minimum_n=gate.segment_minimum, level=gate.level,
         )  # fmt: skip
         findings += found
+    if gate.coverage is not None and usual is not None and usual.segments:
+        findings.append(
+            checks.covered(
+                candidate, {name: _rows(losses) for name, losses in usual.segments.items()}, _rows(usual.moments),
+                columns, kept=gate.coverage, level=gate.level,
+            )
+        )  # fmt: skip
     if gate.bias is not None:
         findings.append(checks.calibrated(candidate, gate.bias, minimum_n=gate.minimum_rows, level=gate.level))
     if gate.latency_ms is not None:
@@ -141,6 +156,10 @@ def judge_candidate(
     if small:
         facts["segments_too_small"] = small
     return Report(title="gate", subject=subject or interface.model, findings=tuple(findings), at=at, facts=facts)
+
+
+def _rows(losses: Mapping[str, Moments]) -> int:
+    return int(max((moments.n for moments in losses.values()), default=0))
 
 
 def _against(gate: Gate, candidate: Scored, rival: Scored | None, objective: str) -> Finding:
