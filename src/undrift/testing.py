@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +28,8 @@ from undrift.ids import FixedClock, duration, to_micros
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from undrift.develop.bundle import Manifest
 
 __all__ = [
     "ArtifactsConformance",
@@ -129,12 +131,30 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``constant``: answer this score whatever comes (multiclass: the first class's probability, the others share the
     rest). ``error``: raise with this text. ``delay_ms``: answer so much later. ``where``: only for rows with one of
     these values (any, if none) in each of these inputs, as ``{"carrier": ["UA"]}``; models without them are spared.
+    ``scripted``: for each bundle, by `script_name`, what rows of these inputs (by `script_key`) are answered: score,
+    scores and label; None raises.
     """
 
     constant: float | None = None
     error: str = ""
     delay_ms: float = 0.0
     where: dict[str, list[Any]] = {}
+    scripted: dict[str, dict[str, tuple[float, list[float] | None, str | None] | None]] = {}
+
+
+def script_key(values: Iterable[Any]) -> str:
+    """What names a row in a script: its inputs in order, numbers of one value alike.
+
+    >>> script_key([1, "a", None, 0.5]) == script_key([1.0, "a", None, 0.5])
+    True
+    """
+    plain = [float(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for v in values]
+    return msgspec.json.encode(plain).decode()
+
+
+def script_name(manifest: Manifest) -> str:
+    """What names a bundle in a script: ``twin`` where it was made for a rehearsal, else ``own``."""
+    return "twin" if manifest.trained.get("rehearsed") else "own"
 
 
 class FaultyPredictor:
@@ -168,7 +188,14 @@ class FaultyPredictor:
         time.sleep(faults.delay_ms / 1000 if any(hit) else 0)
         if faults.error and any(hit):
             raise PredictionError(faults.error)
+        script = faults.scripted.get(script_name(self._inner.manifest), {})
+        names = [given.name for given in self._inner.manifest.interface.inputs] if script else []
+        keys = [script_key(columns[name][i] for name in names) for i in range(n)] if script else []
+        if any(script.get(key, ()) is None for key in keys):
+            raise PredictionError("scripted to fail")
         answers = self._inner.predict(columns)
+        if script:
+            answers = self._scripted(answers, [script.get(key) for key in keys])
         return answers if faults.constant is None else self._constant(answers, faults.constant, hit)
 
     def _present(self) -> Faults:
@@ -184,6 +211,18 @@ class FaultyPredictor:
                 raise SettingsError(f"{path}, named by {FAULTS_VARIABLE}, holds no faults: {error}.") from error
             self._seen = mark
         return self._faults
+
+    @staticmethod
+    def _scripted(answers: Any, said: Sequence[tuple[float, list[float] | None, str | None] | None]) -> Any:
+        """The answers, with those of the script in their place."""
+        scores, label = answers.scores, answers.label
+        return type(answers)(
+            score=[own if s is None else s[0] for s, own in zip(said, answers.score, strict=True)],
+            scores=None
+            if scores is None
+            else [own if s is None else s[1] for s, own in zip(said, scores, strict=True)],
+            label=None if label is None else [own if s is None else s[2] for s, own in zip(said, label, strict=True)],
+        )
 
     def _constant(self, answers: Any, value: float, hit: Sequence[bool]) -> Any:
         interface = self._inner.manifest.interface

@@ -31,7 +31,7 @@ from undrift.settings import Settings
 from undrift.state.jobs import Job, JobDraft
 from undrift.tick import run_tick
 
-__all__ = ["CONDUCTOR", "Worker", "work"]
+__all__ = ["ALL_KINDS", "CONDUCTOR", "Worker", "work"]
 
 CONDUCTOR: Final = "conductor"
 KINDS: Final = ("tick", "retrain")
@@ -293,18 +293,16 @@ def _know_types() -> None:
                     msgspec.json.Decoder(kind)
 
 
-def work(settings: Settings, stop: threading.Event, *, log: Log = lambda line: None) -> None:
+def work(
+    settings: Settings, stop: threading.Event, *, kinds: Sequence[str] = ALL_KINDS, log: Log = lambda line: None
+) -> None:
     """Run a worker process until told to stop: one thread ingests and plans, one judges ticks, one retrains.
 
     A fourth tells people. Each has its own connections, so a retrain of an hour delays neither ingest nor judgement.
+    Jobs of other ``kinds`` are left to other workers.
     """
     _know_types()
-    roles: tuple[tuple[bool, tuple[str, ...]], ...] = (
-        (True, ()),
-        (False, ("tick",)),
-        (False, ("retrain",)),
-        (False, (NOTIFY,)),
-    )
+    roles: list[tuple[bool, tuple[str, ...]]] = [(True, ()), *((False, (kind,)) for kind in kinds)]
     failures: list[BaseException] = []
     bell = Bell()
 

@@ -63,6 +63,20 @@ def test_one_row_leads_to_no_expectation_that_anything_could_be_held_against(str
     assert "too few rows to say" in found[0].why
 
 
+def test_the_mean_of_a_few_held_out_rows_of_a_segment_is_no_expectation() -> None:
+    """Rare large losses: of 20 rows most hold none, so what is usual would look like decay in four of ten segments."""
+    rng = np.random.default_rng(6)
+    usual = [np.where(rng.random(40) < 0.03, 2.0, 0.02 * rng.random(40)) for _ in range(200)]
+    segments = [performance(losses, np.arange(40)) for losses in usual]  # a segment of 20 rows each
+    naive = [each.segments["carrier=UA"]["brier"] for each in segments]
+    true = 0.03 * 2.0 + 0.97 * 0.01
+    false = sum(1.1 * (m.mean + 2.5 * np.sqrt(m.variance / m.n)) < true for m in naive)
+    assert false > 80, "at a level of 0.6 %"
+    assert all(expectations(each)["brier[carrier=UA]"].error == np.inf for each in segments)
+    enough = performance(np.tile(usual[0], 3)[:100], np.arange(100))
+    assert np.isfinite(expectations(enough)["brier[carrier=UA]"].error)
+
+
 def test_a_small_hold_out_gives_as_few_false_alarms_as_is_stated_and_an_exact_one_would_give_many(
     stream: Stream,
 ) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from undrift import plugins
+from undrift import lifecycle, plugins
 from undrift.errors import ConflictError, NotFoundError, SettingsError
 from undrift.finding import Verdict
-from undrift.ids import hash_file
+from undrift.ids import content_hash, hash_file
 from undrift.plugins import Plugin
 from undrift.project import Project, open_project
 from undrift.rehearse import drill
 from undrift.rehearse.candidate import WORTH
 from undrift.rehearse.drill import Control, Outcome, Rehearsal, rehearse, scenarios
 from undrift.rehearse.scenario import Row, Scenario, Stage
+
+from living import copy_of, redeclared  # isort: skip
 
 ROOM = Path(drill.__file__).parent
 SMALL: dict[str, Any] = {"quiet_days": 6, "most_days": 6, "per_day": 160}
@@ -51,10 +55,18 @@ def with_night_shift(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def state_of(folder: Path) -> tuple[int, dict[str, str]]:
-    """The length of a log, and all files but the databases, which opening alone may fold together."""
-    files = (p for p in folder.rglob("*") if p.is_file() and ".db" not in p.name and p.suffix != ".pyc")
+    """The length of a log, the content of all databases, and all other files.
+
+    Opening a database may fold its write-ahead log into it, so what counts is what it holds, not its bytes.
+    """
+    files = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    found = {str(p.relative_to(folder)): hash_file(p) for p in files if ".db" not in p.name}
+    for path in (p for p in files if p.suffix == ".db"):
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            found[str(path.relative_to(folder))] = content_hash(list(database.iterdump()))
+    assert any(name.endswith(".db") for name in found), "a project has databases"
     with open_project(folder) as project:
-        return project.journal.verify(), {str(p.relative_to(folder)): hash_file(p) for p in files}
+        return project.journal.verify(), found
 
 
 @pytest.mark.usefixtures("with_night_shift")
@@ -122,6 +134,19 @@ def test_candidates_are_trained_and_met_by_the_real_gate_and_a_hurt_business_by_
     assert played.false_alarms == 0, played.controls
 
 
+def test_a_gate_that_passes_a_sound_retrain_and_refuses_a_biased_one_has_seen_it(trained: Path, tmp_path: Path) -> None:
+    with copy_of(trained, tmp_path / "town") as project:
+        gate = "margin=-0.2, segment_minimum=100, segment_margin=0.3"
+        with redeclared(project, gate=gate) as changed:
+            lifecycle.apply(changed, actor="person:ann")
+            played = rehearse(changed, ("biased_candidate",), quiet_days=5, most_days=5, per_day=120)
+    biased = outcome(played, "biased_candidate")
+    assert (biased.missing, biased.detected, biased.by) == ("", True, "the gate")
+    assert (biased.days, biased.exposed) == (0, 0), "nobody met it"
+    assert "challenger refused" in biased.what
+    assert played.false_alarms == 0, played.controls
+
+
 def test_a_rehearsal_of_nothing_detected_nothing() -> None:
     bad = Control(name="nothing wrong", days=3, false_alarms=("inputs: temp drifted",))
     empty = Rehearsal(
@@ -132,8 +157,6 @@ def test_a_rehearsal_of_nothing_detected_nothing() -> None:
 
 
 def test_a_model_without_a_champion_cannot_be_rehearsed(fresh: Project) -> None:
-    from undrift import lifecycle
-
     lifecycle.apply(fresh, actor="person:ann")
     with pytest.raises(ConflictError, match="no champion"):
         rehearse(fresh, ("silent_garbage",), **SMALL)

@@ -74,6 +74,27 @@ def test_each_row_is_answered_by_the_variant_of_its_unit_and_recorded_before(liv
     assert (record.features["weekend"], record.event_time) == (1.0, saturday)
 
 
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ("2013-04-06T00:00:00Z", 200),
+        ("1365206400000000", 200),
+        ("soon", 400),
+        ("2013-04-06T00:00:00", 400),
+        ("-5", 400),
+    ],
+)
+def test_when_a_prediction_happened_may_stand_in_a_header(live: Server, told: str, status: int) -> None:
+    headers = {"x-event-time": told}
+    answer = live.client.post("/v1/models/flights:predict", json={"instances": flights(1, 9100)}, headers=headers)
+    assert answer.status_code == status
+    if status == 400:
+        assert answer.json()["path"] == "X-Event-Time"
+        return
+    (record,) = predictions(live, answer.json()["request_id"])
+    assert record.event_time == to_micros(record.inputs["at"]), "a time field of the model's own comes first"
+
+
 def test_other_tasks_answer_in_their_own_shape(live: Server) -> None:
     (band,) = live.predict(flights(1), "bands").json()["predictions"]
     assert list(band["scores"]) == ["low", "middle", "high"]

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from undrift.app.terminal import JsonOption, ProjectOption, progress, show, stop_with
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: with the processes that it started, and its scratch folder."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def rehearse(
@@ -30,6 +47,9 @@ def rehearse(
     days: Annotated[int, typer.Option("--days", metavar="N", min=1, help="Days after that, at most.")] = 21,
     rows: Annotated[int, typer.Option("--rows", metavar="N", min=40, help="Rows of each day.")] = 300,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Same seed, same days.")] = 1,
+    live: Annotated[
+        bool, typer.Option("--live", help="Serve the copy with processes of its own, and send rows as requests.")
+    ] = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report there, too.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Only tell which scenarios there are.")] = False,
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Which model, if there are several.")] = "",
@@ -41,11 +61,14 @@ def rehearse(
     A copy of the project lives some quiet weeks of its own captured rows (else of its training data) in a scratch
     folder, in event time; then each scenario is played, beside a control with nothing wrong. Tells what was seen by
     your monitors, gates and rollouts, how long after the onset, how many rows were exposed, and what undrift did by
-    itself. Nothing of the project changes. Exit code 1 if less than the minimum was detected, or at false alarms.
+    itself. Nothing of the project changes. With --live the copy is served and judged by processes of its own, as the
+    project would be, and rows are requests: slower, and nothing is left out. Exit code 1 if less than the minimum was
+    detected, or at false alarms.
 
     \b
         undrift rehearse
         undrift rehearse silent_garbage upstream_corrupts --strength mild --strength strong
+        undrift rehearse silent_garbage hurts_business --live
     """  # noqa: D301
     from undrift.app import render_watch
     from undrift.plugins import resolve_path
@@ -57,7 +80,7 @@ def rehearse(
         show(plain, lambda: render_watch.scenarios(plain), json=json)
         return
     run = resolve_path("undrift.rehearse.drill:rehearse", wanted_for="undrift rehearse")
-    with open_project(project) as opened, progress("making a copy of the project") as say:
+    with _ended_in_order(), open_project(project) as opened, progress("making a copy of the project") as say:
         found = run(
             opened,
             tuple(scenario or ()),
@@ -67,6 +90,7 @@ def rehearse(
             most_days=days,
             per_day=rows,
             seed=seed,
+            live=live,
             say=say,
         )
     if html is not None:

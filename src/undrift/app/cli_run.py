@@ -108,19 +108,30 @@ def serve(
 def work(
     project: ProjectOption = Path(),
     once: Annotated[bool, typer.Option("--once", help="Do what is waiting and end.")] = False,
+    jobs: Annotated[
+        list[str] | None,
+        typer.Option("--jobs", metavar="KIND", help="Only these: tick, retrain, notify; may be given several times."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Take in what was captured, judge, retrain.
 
     This is the worker. Any number may run at once; they share the work and do nothing twice. Prints one line per
-    thing that happened.
+    thing that happened. With --jobs, jobs of other kinds are left to other workers: training, say, to a machine that
+    is made for it.
 
     \b
         undrift work
+        undrift work --jobs tick --jobs notify
     """  # noqa: D301
+    from undrift.errors import SettingsError
     from undrift.project import open_project
-    from undrift.work import Worker
+    from undrift.work import ALL_KINDS, Worker
     from undrift.work import work as work_on
+
+    kinds = tuple(dict.fromkeys(jobs or ALL_KINDS))
+    if unknown := [kind for kind in kinds if kind not in ALL_KINDS]:
+        raise SettingsError(f"--jobs {unknown[0]!r} is no kind of job; there are {', '.join(ALL_KINDS)}.")
 
     def say(line: str) -> None:
         with piped():
@@ -130,11 +141,11 @@ def work(
 
     with open_project(project) as opened, _stopping() as stop:
         if once:
-            worker = Worker(opened, log=say)
+            worker = Worker(opened, kinds=kinds, log=say)
             while not stop.is_set() and worker.cycle():
                 pass
         else:
-            work_on(opened.settings, stop, log=say)
+            work_on(opened.settings, stop, kinds=kinds, log=say)
 
 
 def ui(

@@ -22,12 +22,12 @@ from undrift.demo.play import Play
 from undrift.demo.report import write_report
 from undrift.demo.scoreboard import Scoreboard, build_scoreboard
 from undrift.demo.story import DAY, full_story, quick_story
-from undrift.demo.system import free_port
 from undrift.demo.telling import tell_contract, tell_scoreboard, tell_trained
 from undrift.demo.truth import Known
 from undrift.develop.packing import Reference
 from undrift.errors import ConflictError, SettingsError
 from undrift.inference.predictor import load
+from undrift.rehearse.system import free_port
 
 __all__ = ["run"]
 

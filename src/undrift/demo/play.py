@@ -16,13 +16,13 @@ from undrift import lifecycle, releases
 from undrift.data.outcomes import outcomes
 from undrift.demo.build import Material, write_declarations
 from undrift.demo.story import DAY, Story
-from undrift.demo.system import System
 from undrift.demo.world import World
 from undrift.develop.training import threads_limited
 from undrift.event import Event
 from undrift.finding import Verdict
 from undrift.ids import to_micros
 from undrift.project import open_project
+from undrift.rehearse.system import System
 
 __all__ = ["Play"]
 

@@ -6,23 +6,19 @@ story.py. It knows nothing of how undrift works inside; it only talks to the ser
 
 from __future__ import annotations
 
-import http.client
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
-
-from undrift.errors import ServeError
 from undrift.ids import to_micros
+from undrift.rehearse.client import Client
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Client", "Day", "World"]
+__all__ = ["Day", "World"]
 
 SLOT: Final = timedelta(hours=1)
 SLOT_OFFSET: Final = timedelta(minutes=30)
@@ -30,53 +26,6 @@ SLOT_OFFSET: Final = timedelta(minutes=30)
 BATCH: Final = 64
 LATE_SLOTS: Final = 3
 """Labels and arrivals are sent every third slot: outcomes come in batches, after the fact."""
-RETRIES: Final = 100
-
-
-class Client:
-    """A small HTTP client that keeps its connection, and tries again while the server is away or says 503."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
-        self._connection: http.client.HTTPConnection | None = None
-
-    def post(self, path: str, body: Any, key: str = "") -> dict[str, Any]:
-        """POST JSON and return the answer.
-
-        Raises
-        ------
-        ServeError : the server answers with an error, or not at all for about 20 seconds.
-        """
-        import time
-
-        data = msgspec.json.encode(body)
-        headers = {"content-type": "application/json"}
-        if key:
-            headers["x-request-id" if path.endswith(":predict") else "idempotency-key"] = key
-        problem = ""
-        for attempt in range(RETRIES):
-            try:
-                if self._connection is None:
-                    self._connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
-                self._connection.request("POST", path, data, headers)
-                answer = self._connection.getresponse()
-                content = answer.read()
-                if answer.status < 300:
-                    return json.loads(content)  # type: ignore[no-any-return]
-                problem = f"{answer.status}: {content[:500].decode(errors='replace')}"
-                if answer.status != 503:
-                    break
-            except (OSError, http.client.HTTPException) as error:
-                problem = f"{type(error).__name__}: {error}"
-                self.close()
-            time.sleep(min(0.01 * 2**attempt, 0.25))
-        raise ServeError(f"POST {path} to {self.host}:{self.port} failed: {problem}")
-
-    def close(self) -> None:
-        """Let the connection go; the next request opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 class Day(NamedTuple):

@@ -49,6 +49,7 @@ class Call(msgspec.Struct, frozen=True):
     takes whom the request is counted to and when its answer was there, for whoever writes it.
     ``trace_id`` is that of the W3C trace context, if there is one. ``stages``, where it is a list, takes what the
     request went through. ``minted``: whether the request id was made here, so that no other request has it.
+    ``happened`` is when the caller says that it happened, in microseconds; 0 if nobody does.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class Call(msgspec.Struct, frozen=True):
     trace_id: str = ""
     stages: list[Stage] | None = None
     minted: bool = False
+    happened: int = 0
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -213,7 +215,11 @@ class Endpoint:
         ids = self._ids(interface, rows, call)
         field = self.route.unit or interface.unit
         units, choices = assign(self.route, field, [row.get(field) if field else None for row in rows], ids)
-        at = [self._at(interface, row, call) for row in rows] if interface.time else [call.received_at] * len(rows)
+        at = (
+            [self._at(interface, row, call) for row in rows]
+            if interface.time
+            else [call.happened or call.received_at] * len(rows)
+        )
         return Assigned(ids, units, at, choices)
 
     @staticmethod
@@ -229,7 +235,7 @@ class Endpoint:
     def _at(interface: Interface, row: Values, call: Call) -> int:
         value = row.get(interface.time)
         if value is None:
-            return call.received_at
+            return call.happened or call.received_at
         return to_micros(value) if isinstance(value, datetime) else int(value)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from math import isfinite, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Evidence", "Expected", "expectations", "metric_of"]
+
+FEWEST_EXPECTED: Final = 50
+"""Held-out rows of a segment from which its expected loss counts as known: the mean of a few says little of a loss that
+is mostly small and now and then large, and its standard error less.
+"""
 
 Bools = NDArray[np.bool_]
 
@@ -114,7 +119,8 @@ def expectations(performance: Performance) -> dict[str, Expected]:
     """The expected loss of each metric, and of each segment as ``metric[carrier=UA]``.
 
     The error of the whole follows from its interval over days. That of a segment is of its rows, raised by as much as
-    days raise that of the whole (the design effect, Kish 1965).
+    days raise that of the whole (the design effect, Kish 1965); infinite where fewer than `FEWEST_EXPECTED` rows were
+    held out.
     """
     found: dict[str, Expected] = {}
     raised: dict[str, float] = {}
@@ -126,7 +132,8 @@ def expectations(performance: Performance) -> dict[str, Expected]:
         found[metric] = Expected(estimate.value, error)
     for segment, losses in performance.segments.items():
         for metric, moments in losses.items():
-            error = raised[metric] * sqrt(moments.variance / moments.n) if moments.n > 1 else float("inf")
+            enough = moments.n >= FEWEST_EXPECTED
+            error = raised[metric] * sqrt(moments.variance / moments.n) if enough else float("inf")
             found[f"{metric}[{segment}]"] = Expected(moments.mean, error)
     return found
 

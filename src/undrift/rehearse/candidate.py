@@ -21,7 +21,8 @@ from undrift.event import Draft
 from undrift.finding import Verdict
 from undrift.improve.triggers import Retrain
 from undrift.rehearse.row import Sighting
-from undrift.rehearse.stage import ME, Stage
+from undrift.rehearse.scratch import ME
+from undrift.rehearse.stage import Stage
 from undrift.releases import start_rollout
 from undrift.retrain import run_retrain
 

@@ -20,9 +20,11 @@ from undrift.finding import Finding, Measurement, Report, Verdict
 from undrift.plugins import names, resolve
 from undrift.project import Project
 from undrift.rehearse.candidate import introduce, refused_by_gate
+from undrift.rehearse.live import LiveStage, check_live, live_settings
 from undrift.rehearse.material import Material, gather
 from undrift.rehearse.scenario import Scenario, Sighting
-from undrift.rehearse.stage import Stage, copy_project
+from undrift.rehearse.scratch import copy_project
+from undrift.rehearse.stage import Stage
 
 __all__ = ["Control", "Outcome", "Rehearsal", "rehearse", "scenarios"]
 
@@ -158,6 +160,7 @@ def rehearse(
     most_days: int = MOST_DAYS,
     per_day: int = PER_DAY,
     seed: int = 1,
+    live: bool = False,
     say: Say = lambda line: None,
 ) -> Rehearsal:
     """Play scenarios on copies of a project in a scratch folder; nothing of the project itself changes.
@@ -168,13 +171,14 @@ def rehearse(
     strengths : names of strengths, as ``default``.
     quiet_days : before the onset. most_days : after it, at most. per_day : rows of each, five times as many while a
         candidate is rolled out.
+    live : the copy is served and judged by processes of its own, and rows are requests.
     say : takes one line per step.
 
     Raises
     ------
     ConflictError : the model has no champion.
     DataError : too few labelled rows to play with.
-    SettingsError : a strength that a scenario does not have.
+    SettingsError : a strength that a scenario does not have, or a model that cannot be played live.
     """
     begun = time.monotonic()
     played = scenarios(wanted)
@@ -184,6 +188,8 @@ def rehearse(
                 known = ", ".join(scenario.strengths)
                 raise SettingsError(f"scenario {scenario.name!r} has no strength {strength!r}; it has: {known}.")
     declared = project.applied().model(model)
+    if live:
+        check_live(declared)
     route = project.route(declared.name)
     if route is None or not route["champion"]:
         raise ConflictError(
@@ -193,7 +199,7 @@ def rehearse(
     material = gather(project, declared, seed)
     say(f"playing with {material.origin}")
     with tempfile.TemporaryDirectory(prefix="undrift-rehearse-") as scratch:
-        theatre = _Theatre(project, declared.name, material, Path(scratch), per_day, seed, say)
+        theatre = _Theatre(project, declared.name, material, Path(scratch), per_day, seed, say, live=live)
         controls = [theatre.prepare(declared, quiet_days)]
         controls.append(theatre.control("nothing wrong", most_days, rollout=False))
         if any(scenario.candidate for scenario in played):
@@ -219,17 +225,19 @@ class _Theatre:
     """The scratch folder with the copy as it is after the quiet days, and a fresh copy of that for each run."""
 
     def __init__(
-        self, project: Project, model: str, material: Material, scratch: Path, per_day: int, seed: int, say: Say
-    ) -> None:
+        self, project: Project, model: str, material: Material, scratch: Path, per_day: int, seed: int, say: Say,
+        *, live: bool,
+    ) -> None:  # fmt: skip
         self._project, self._model, self._material = project, model, material
         self._scratch, self._per_day, self._seed, self._say = scratch, per_day, seed, say
         self._day, self._runs = 0, 0
         self._refused_sound = ""
+        self._live = live
         self._base = scratch / "base"
 
     def prepare(self, declared: Any, days: int) -> Control:
         """The quiet days, which are a control themselves."""
-        copy_project(self._project, declared, self._base)
+        copy_project(self._project, declared, self._base, live_settings() if self._live else ())
         stage = self._stage(self._base)
         try:
             for day in range(days):
@@ -242,7 +250,8 @@ class _Theatre:
         return Control(name="the quiet days", days=days, false_alarms=alarms)
 
     def _stage(self, folder: Path) -> Stage:
-        return Stage(folder, self._model, self._material, per_day=self._per_day, seed=self._seed, day=self._day)
+        kind = LiveStage if self._live else Stage
+        return kind(folder, self._model, self._material, per_day=self._per_day, seed=self._seed, day=self._day)
 
     def _fresh(self) -> Stage:
         self._runs += 1
@@ -304,6 +313,8 @@ class _Theatre:
                 stage.sent = 0
                 while seen is None and days < most_days and not (scenario.candidate and stage.rollout_over()):
                     stage.play()
+                    if stage.off:
+                        return Outcome(**told, missing=f"{stage.off}; without --live it can be played")
                     days += 1
                     seen = scenario.sighting(stage)
             return Outcome(

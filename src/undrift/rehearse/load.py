@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from undrift.errors import ServeError
+from undrift.rehearse.scratch import plain_environ
 from undrift.rehearse.stage import Stage
 
 __all__ = ["Burst", "Load"]
@@ -92,7 +93,7 @@ class Load:
         log = (self._root / "serve.log").open("ab")
         child = subprocess.Popen(
             [sys.executable, "-m", "undrift.app.cli", "serve", "-C", str(self._root), "--port", "0"],
-            stdout=log, stderr=log, start_new_session=True,
+            stdout=log, stderr=log, env=plain_environ(), start_new_session=True,
         )  # fmt: skip
         try:
             port = self._port(child)

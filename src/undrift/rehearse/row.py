@@ -14,12 +14,14 @@ class Row(msgspec.Struct):
     """One request to be: its fields, its looked-up and computed features, and the outcome that will be told.
 
     ``label`` is None where none will come. ``touched`` says that the fault acts on it; such rows count as exposed.
+    ``computed``: it acts on a feature that is no field of the request, so no request can carry it.
     """
 
     inputs: dict[str, Any]
     features: dict[str, Any]
     label: Any
     touched: bool = False
+    computed: bool = False
 
     def value(self, column: str) -> Any:
         """The value of an input of the model, wherever it stands."""
@@ -27,6 +29,7 @@ class Row(msgspec.Struct):
 
     def put(self, column: str, value: Any) -> None:
         """Change the value of an input of the model."""
+        self.computed = self.computed or column in self.features
         (self.features if column in self.features else self.inputs)[column] = value
         self.touched = True
 

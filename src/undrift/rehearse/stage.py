@@ -6,12 +6,11 @@ are those that the rows had. Nothing of the user's own project is changed.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,82 +25,19 @@ from undrift.capture.capture import (
 )
 from undrift.capture.ingest import Ingest
 from undrift.data.decoder import Decoder
-from undrift.declarations import Model
 from undrift.deploy.routes import running
 from undrift.errors import PredictionError, RequestError
-from undrift.event import Draft, Event
+from undrift.event import Event
 from undrift.ids import duration, to_micros
 from undrift.inference.predictor import Predictor, load
 from undrift.inference.router import pick
-from undrift.project import FEEDS, Project, open_project
 from undrift.rehearse.columns import Columns
 from undrift.rehearse.material import Material
 from undrift.rehearse.row import Row, Script, Sighting
+from undrift.rehearse.scratch import DAY, ME, START, open_copy
 from undrift.tick import run_tick
 
-__all__ = ["DAY", "START", "Stage", "copy_project"]
-
-DAY: Final = timedelta(days=1)
-START: Final = datetime(2030, 1, 7, tzinfo=UTC)
-"""A Monday; the event time of a rehearsal is its own."""
-DATA_FILES: Final = ("*.csv", "*.parquet", "*.pq", ".*", "__pycache__", "*.log")
-ME: Final = "rehearse"
-
-
-def copy_project(project: Project, model: Model, folder: Path) -> Path:
-    """A project of the same declarations and champion in another folder, with a log and a lake of its own."""
-    route = project.route(model.name)
-    assert route is not None, "nobody rehearses without a champion"
-    shutil.copytree(project.root, folder, ignore=shutil.ignore_patterns(*DATA_FILES), dirs_exist_ok=True)
-    trust = project.settings.trust
-    lines = [
-        f"[project]\nname = {json.dumps(project.settings.project.name)}",
-        f"declarations = {json.dumps(project.settings.project.declarations)}",
-        '[time]\nmode = "event"\ntick = "1d"',
-        f"[trust]\nformats = {json.dumps(trust.formats)}\nskops_types = {json.dumps(trust.skops_types)}",
-    ]
-    (folder / "undrift.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with open_project(folder) as copy:
-        drafts = _declared(project, model)
-        row = project.version(model.name, revision=route["champion"])
-        copy.artifacts.put(project.artifacts.get(row["bundle"]))
-        version = {name: value for name, value in row.items() if name not in ("at", "actor")}
-        version["dataset"] = ""  # it stays at home
-        crowned = {"model": model.name, "revision": row["revision"], "version": row["version"], "forced": False}
-        drafts.append(_draft("version.registered", model.name, version))
-        drafts.append(_draft("revision.promoted", model.name, crowned))
-        copy.journal.record(drafts)
-        copy.learnt_until(START)
-    return folder
-
-
-def _declared(project: Project, model: Model) -> list[Draft]:
-    """What is in force of the model and the sources; other models stay at home."""
-    events: dict[str, Event] = {}
-    for event in project.journal.events(kinds=("declaration.applied",)):
-        events[event.subject] = event
-    wanted = [events[s] for s in (FEEDS, f"model:{model.name}") if s in events]
-    return [
-        Draft(
-            kind=e.kind, subject=e.subject, at=START - DAY, actor=ME, why="as in the project", payload=_kept(e, model)
-        )
-        for e in wanted
-    ]
-
-
-def _kept(event: Event, model: Model) -> dict[str, Any]:
-    """A declaration as it can be rehearsed: features that rows bring along from other days are not computed anew."""
-    declared = event.payload.get("declared")
-    if declared is None or not model.views:
-        return event.payload
-    monitors = [monitor for monitor in declared["monitors"] if monitor["kind"] != "skew"]
-    return {**event.payload, "declared": {**declared, "monitors": monitors}}
-
-
-def _draft(kind: str, model: str, payload: dict[str, Any]) -> Draft:
-    return Draft(
-        kind=kind, subject=f"model:{model}", at=START - DAY, actor=ME, why="as in the project", payload=payload
-    )
+__all__ = ["Stage"]
 
 
 class Stage:
@@ -115,7 +51,7 @@ class Stage:
     """
 
     def __init__(self, folder: Path, model: str, material: Material, *, per_day: int, seed: int, day: int = 0) -> None:
-        self.project = open_project(folder)
+        self.project = open_copy(folder)
         self.project.follow()
         # what happens on a stage is no business of MLflow
         vars(self.project).update(mirror_champion=lambda *_: None, tracking=None, registry=_Nowhere())
@@ -132,19 +68,28 @@ class Stage:
         self.exposed, self.violations = 0, 0
         self.refused: list[str] = []
         self.sent = 0
+        self.off = ""
+        """Why the day could not be played, where a scenario does what this stage cannot."""
         self._decoder = Decoder(self.interface.contract)
         self._predictors: dict[str, Predictor] = {}
         self._first = self.project.journal.events()[-1].seq
         settings = self.project.settings
-        spool = settings.path(settings.stores.spool)
-        self._writer = SpoolWriter(spool)
-        self._ingest = Ingest(
-            spool,
-            self.project.lake,
-            self.project.journal,
-            self.project.manifest,
-            self.project.known_sources(),
-            time=settings.time,
+        self._spool = settings.path(settings.stores.spool)
+
+    @cached_property
+    def _writer(self) -> SpoolWriter:
+        return SpoolWriter(self._spool)
+
+    @cached_property
+    def _ingest(self) -> Ingest:
+        project = self.project
+        return Ingest(
+            self._spool,
+            project.lake,
+            project.journal,
+            project.manifest,
+            project.known_sources(),
+            time=project.settings.time,
         )
 
     @property
@@ -159,7 +104,8 @@ class Stage:
 
     def close(self) -> None:
         """Let go of the copy."""
-        self._writer.close()
+        if "_writer" in vars(self):
+            self._writer.close()
         self.project.close()
 
     # -- what happens -------------------------------------------------------------------------------------------------
@@ -169,13 +115,18 @@ class Stage:
         self.scenario, self.strength, self.onset = scenario, strength, self.day
         self._first = self.project.journal.events()[-1].seq
 
-    def play(self) -> list[str]:
-        """One day of traffic, and the tick at its end; the worker's lines."""
+    def play(self) -> None:
+        """One day of traffic, and the tick at its end."""
         rng = np.random.default_rng([self.seed, self.day])
         rows = [self._drawn(place, rng) for place in rng.choice(len(self.material.rows), self.per_day)]
         if self.scenario is not None:
             acts = self.scenario.lesson if self.teaching else self.scenario.change
             rows = acts(rows, self, self.strength)
+        self._lived(rows, rng)
+        self._leave_jobs()
+
+    def _lived(self, rows: list[Row], rng: np.random.Generator) -> None:
+        """The rows answered and captured, and the day judged; all of it in this process."""
         start = self.now
         records = self._answered(rows, start, rng)
         records += self._reports(start)
@@ -183,9 +134,7 @@ class Stage:
         self._writer.append(records)
         self._ingest.cycle()
         self.project.journal.put_setting("watermark", to_micros(self.now))
-        lines = run_tick(self.project, self.now, DAY)
-        self._leave_jobs()
-        return lines
+        run_tick(self.project, self.now, DAY)
 
     def _drawn(self, place: int, rng: np.random.Generator) -> Row:
         row = self.material.rows[place]
@@ -194,13 +143,11 @@ class Stage:
     def _answered(self, rows: list[Row], start: datetime, rng: np.random.Generator) -> list[Record]:
         """The records of a day: each row decoded by the contract, answered by its variant, and its label to come."""
         interface = self.interface
-        moments = np.sort(rng.integers(0, int(DAY.total_seconds()), len(rows)))
+        moments = self._moments(start, rng, len(rows))
         route = self.project.publish_routes().routes[0]
         by_revision: dict[str, list[tuple[Row, str, int, tuple[str, ...], float]]] = {}
         labels: list[Record] = []
-        wait = min(duration(self.model.maturity), 3 * DAY)
-        for number, (row, second) in enumerate(zip(rows, moments.tolist(), strict=True)):
-            at = to_micros(start + timedelta(seconds=second))
+        for number, (row, at) in enumerate(zip(rows, moments, strict=True)):
             name = f"rehearsed-{self.day}-{number}"
             decoded = self._decoded(row, name, at)
             if decoded is None:
@@ -209,11 +156,11 @@ class Stage:
             row.inputs = decoded
             choice = pick(route, str(decoded.get(interface.unit) or name))
             if self.onset is not None and (not self.candidate or choice.revision == self.candidate):
-                self.violations += bool(flags) and row.touched
-                self.exposed += row.touched
+                self.violations += bool(flags and row.touched)
+                self.exposed += bool(row.touched)
             by_revision.setdefault(choice.revision, []).append((row, name, at, flags, choice.propensity))
             if row.label is not None:
-                told = at + wait // timedelta(microseconds=1)
+                told = at + self._wait
                 labels.append(
                     LabelRecord(
                         model=interface.model, prediction_id=name, label=row.label, event_time=told, received_at=told
@@ -225,8 +172,19 @@ class Stage:
             records += self._of_revision(revision, route, group)
         return [*records, *labels]
 
-    def _decoded(self, row: Row, name: str, at: int) -> dict[str, Any] | None:
-        """The row as a server would decode it; None where the contract refuses it."""
+    @staticmethod
+    def _moments(start: datetime, rng: np.random.Generator, count: int) -> list[int]:
+        """The microseconds of a day at which its rows come, one after the other."""
+        seconds = np.sort(rng.integers(0, int(DAY.total_seconds()), count))
+        return [to_micros(start + timedelta(seconds=second)) for second in seconds.tolist()]
+
+    @property
+    def _wait(self) -> int:
+        """The microseconds from a prediction to its label."""
+        return min(duration(self.model.maturity), 3 * DAY) // timedelta(microseconds=1)
+
+    def _request(self, row: Row, name: str, at: int) -> dict[str, Any]:
+        """The row as a client sends it: with a key, a time and a unit where the model has them, as JSON values."""
         sent = {key: value for key, value in row.inputs.items() if key not in (self.interface.key, self.interface.time)}
         if self.interface.key:
             number = int("".join(c for c in name if c.isdigit()))
@@ -235,8 +193,13 @@ class Stage:
             sent[self.interface.time] = START + timedelta(microseconds=at - to_micros(START))
         if self.interface.unit and self.interface.unit not in (self.interface.key,):
             sent.setdefault(self.interface.unit, name)
+        built: dict[str, Any] = msgspec.to_builtins(sent)
+        return built
+
+    def _decoded(self, row: Row, name: str, at: int) -> dict[str, Any] | None:
+        """The row as a server would decode it; None where the contract refuses it."""
         try:
-            return self._decoder.row(msgspec.to_builtins(sent))
+            return self._decoder.row(self._request(row, name, at))
         except RequestError as error:
             self.refused.append(str(error))
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from msgspec.structs import replace
@@ -18,6 +19,7 @@ from undrift.errors import RequestError, UndriftError
 from undrift.ids import new_id
 from undrift.inference.endpoint import Call, Stage
 from undrift.inference.usage import Usage
+from undrift.protocols.labels import micros_of
 from undrift.protocols.wire import encode, error_body, status_of
 from undrift.serving.access_log import AccessLog
 from undrift.serving.api import Api
@@ -56,7 +58,7 @@ class Gateway:
         tracing: Tracing,
         log: AccessLog | None = None,
     ) -> None:
-        self._serve = settings.serve
+        self._serve, self._event_mode = settings.serve, settings.time.mode == "event"
         self._tracing, self._log = tracing, log
         self._placement, self._meters = placement, meters
         self.api = self._api = Api(settings, placement, recorder, meters)
@@ -137,7 +139,10 @@ class Gateway:
         path = found.by_method[request.method]
         try:
             deadline = started + self._seconds(headers)
-            call = Call(request_id, began // 1000, started, deadline, charged, trace.trace_id, stages, not asked_id)
+            told = self._happened(headers)
+            call = Call(
+                request_id, began // 1000, started, deadline, charged, trace.trace_id, stages, not asked_id, told
+            )
             reply = await path.handler(Asked(found.parts, request.body, call, headers, found.query))
         except UndriftError as error:
             reply = self._failed(error)
@@ -209,6 +214,21 @@ class Gateway:
         if not asked.isdigit() or len(asked) > 18 or int(asked) == 0:
             raise RequestError("a whole number of milliseconds above 0 was expected", path="X-Request-Timeout-Ms")
         return min(int(asked), self._serve.timeout_ms) / 1000
+
+    def _happened(self, headers: dict[bytes, bytes]) -> int:
+        """The microsecond at which what is asked about happened, as the caller tells it; 0 where nobody does."""
+        told = headers.get(b"x-event-time")
+        if told is None:
+            return 0
+        if not self._event_mode:
+            raise RequestError(
+                "event times are for time.mode = 'event'; here the wall clock tells", path="X-Event-Time"
+            )
+        try:
+            text = told.decode("ascii")
+            return micros_of(int(text) if text.isdigit() else datetime.fromisoformat(text), "X-Event-Time")
+        except ValueError as error:
+            raise RequestError("a time with a zone was expected, or microseconds", path="X-Event-Time") from error
 
     def _failed(self, error: UndriftError) -> Reply:
         status = status_of(error)

@@ -1,4 +1,4 @@
-"""The real system under the demo: `undrift serve` and `undrift work` as processes, and the barrier between days.
+"""The real system under a demo or a rehearsal: `undrift serve` and `undrift work` as processes, and barriers of days.
 
 A day's traffic is followed by a watermark; the next day begins when whatever its answers depend on is there: features,
 and, while a rollout is under way, the routing table that came of judging it. So two runs take the same decisions, at
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -45,22 +46,27 @@ class System:
     ----------
     project : open in this process, to read the event log.
     faults : file through which a silent failure is planted (see undrift.testing.FaultyPredictor).
+    environ : variables of the processes; those of this one if None.
     """
 
-    def __init__(self, project: Project, faults: Path) -> None:
+    def __init__(self, project: Project, faults: Path, environ: Mapping[str, str] | None = None) -> None:
         self.project = project
         self.faults = faults
+        self.environ = environ
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str) -> None:
-        """Start `serve` or `work`; what it prints goes to ``<name>.log`` in the project's folder."""
+    def start(self, name: str, *words: str) -> None:
+        """Start `serve` or `work`, with more words of its command line.
+
+        What it prints goes to ``<name>.log`` in the project's folder.
+        """
         root = Path(self.project.settings.root)
         with (root / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", "undrift.app.cli", name, "-C", str(root)],
+                [sys.executable, "-m", "undrift.app.cli", name, "-C", str(root), *words],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "UNDRIFT_FAULTS": str(self.faults)},
+                env={**(os.environ if self.environ is None else self.environ), "UNDRIFT_FAULTS": str(self.faults)},
                 start_new_session=True,
             )
 

@@ -1,0 +1,194 @@
+"""The live stage of a rehearsal: the copy is served by `undrift serve` on loopback and judged by `undrift work`.
+
+Rows are requests in event time, outcomes and business events are told by POST when their time has come, and a watermark
+ends each day; decoding, routing, capture, ingest and ticks are those of the processes. What a scenario lets a model
+answer is planted in the server (undrift.testing.FaultyPredictor). Retrains and notices are asked for, and left.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from undrift.capture.capture import SourceRecord
+from undrift.declarations import Model
+from undrift.errors import PredictionError, ServeError, SettingsError
+from undrift.ids import to_micros
+from undrift.rehearse.client import Client
+from undrift.rehearse.row import Row
+from undrift.rehearse.scenario import Scenario
+from undrift.rehearse.scratch import START, plain_environ
+from undrift.rehearse.stage import Stage
+from undrift.rehearse.system import System, free_port
+from undrift.testing import Faults, script_key, script_name
+
+__all__ = ["LiveStage", "check_live", "live_settings"]
+
+TOLD_TOGETHER: Final = 500
+"""Labels, business events or rows of a source in one request."""
+
+
+def check_live(model: Model) -> None:
+    """Refuse a model that drawn rows cannot be sent to.
+
+    Raises
+    ------
+    SettingsError : it looks features up: those of a drawn row were of another day, and are not in the request.
+    """
+    if model.views:
+        names = ", ".join(view.name for view in model.views)
+        raise SettingsError(
+            f"{model.name} looks features up ({names}), so its rows cannot be sent again on another day: what a row's "
+            "features were then is in no request.",
+            hint="Leave --live out: then rows keep the features they had.",
+        )
+
+
+def live_settings() -> tuple[str, ...]:
+    """Lines of the copy's settings: a port of its own, and the seam through which scenarios act on answers."""
+    return (
+        '[serve]\nhost = "127.0.0.1"',
+        f"port = {free_port()}\nworkers = 1\npoll_seconds = 0.02",
+        'wrapper = "undrift.testing:FaultyPredictor"',
+        "[work]\npoll_seconds = 0.02\nlinger_seconds = 10.0\nlease_seconds = 5.0",
+    )
+
+
+class LiveStage(Stage):
+    """A stage whose days are lived by processes; they start with the first day, and end with it."""
+
+    def __init__(self, folder: Path, *parts: Any, **more: Any) -> None:
+        super().__init__(folder, *parts, **more)
+        self._system = System(self.project, folder / "faults.json", plain_environ())
+        self._client: Client | None = None
+        self._untold: list[tuple[int, dict[str, Any]]] = []
+
+    def _lived(self, rows: list[Row], rng: np.random.Generator) -> None:
+        """The rows sent as requests, one by one in their order, and all else that is told; then the watermark."""
+        if any(row.computed for row in rows):
+            self.off = "it acts on a computed feature, which no request carries: the server computes it anew"
+            return
+        client = self._client or self._begun()
+        start = self.now
+        self._plant(rows)
+        self._system.ready()
+        for source, told in self._sourced().items():
+            for place in range(0, len(told), TOLD_TOGETHER):
+                part = told[place : place + TOLD_TOGETHER]
+                client.post(f"/v1/sources/{source}", {"rows": part}, f"{source}-{self.day}-{place}")
+        events = [
+            event
+            for number, (row, at) in enumerate(zip(rows, self._moments(start, rng, len(rows)), strict=True))
+            for event in self._asked(client, row, f"rehearsed-{self.day}-{number}", at)
+        ]
+        self.sent += len(rows)
+        self.day += 1
+        self._tell(client, "events", events)
+        end = to_micros(self.now)
+        self._tell(client, "labels", [label for at, label in self._untold if at <= end])
+        self._untold = [(at, label) for at, label in self._untold if at > end]
+        client.post("/v1/watermark", {"event_time": end})
+        self._system.settled(self.now)
+
+    def _begun(self) -> Client:
+        """The processes of the copy, started, and told when time begins."""
+        self._write(Faults())
+        self._system.start("serve")
+        self._system.start("work", "--jobs", "tick")
+        self._system.ready()
+        self._client = Client("127.0.0.1", self.project.settings.serve.port)
+        if self.day == 0:
+            self._client.post("/v1/watermark", {"event_time": to_micros(START)})
+            self._system.settled(START)
+        return self._client
+
+    def _asked(self, client: Client, row: Row, name: str, at: int) -> list[dict[str, Any]]:
+        """One row answered by the server, its label kept for later; the business event that follows, if any does.
+
+        Raises
+        ------
+        ServeError : the server says something else than an answer, a refusal of the contract, or that a model failed.
+        """
+        headers = {} if self.interface.time else {"x-event-time": str(at)}
+        path = f"/v1/models/{self.interface.model}:predict"
+        status, answer = client.ask(path, {"instances": [self._request(row, name, at)]}, headers)
+        if status == 400:
+            self.refused.append(str(answer.get("error", "")))
+        if status in (400, 500):
+            return []
+        if status != 200:
+            raise ServeError(f"POST {path} failed: {status}: {str(answer)[:300]}")
+        (told,) = answer["rows"]
+        if self.onset is not None and (not self.candidate or told["revision"] == self.candidate):
+            self.violations += bool(told.get("violations") and row.touched)
+            self.exposed += bool(row.touched)
+        if row.label is not None:
+            later = at + self._wait
+            self._untold.append((later, {"id": told["id"], "label": row.label, "event_time": later}))
+        if not self.worth_event or self.scenario is None:
+            return []
+        value = self.scenario.worth(told["revision"], name, self, self.strength)
+        unit = str(row.inputs.get(self.interface.unit) or told["id"])
+        event = {"id": f"worth-{name}", "unit": unit, "name": self.worth_event, "value": value, "event_time": at}
+        return [event]
+
+    def _tell(self, client: Client, what: str, entries: list[dict[str, Any]]) -> None:
+        for place in range(0, len(entries), TOLD_TOGETHER):
+            body = {what: entries[place : place + TOLD_TOGETHER]}
+            client.post(f"/v1/models/{self.interface.model}/{what}", body)
+
+    def _sourced(self) -> dict[str, list[dict[str, Any]]]:
+        """The day's rows of each source, in the order in which they became known."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for record in self._reports(self.now):
+            assert isinstance(record, SourceRecord), "reports are rows of sources"
+            found.setdefault(record.source, []).append(record.row)
+        return found
+
+    # -- what models answer -------------------------------------------------------------------------------------------
+
+    def _plant(self, rows: list[Row]) -> None:
+        """Let the server answer the day's rows as the scenario says, where it says anything."""
+        if self.scenario is None or type(self.scenario).answers is Scenario.answers:
+            return
+        route = self.project.publish_routes().routes[0]
+        known = [(row, decoded) for row in rows if (decoded := self._decoded(row, "planned", to_micros(self.now)))]
+        del self.refused[len(self.refused) - (len(rows) - len(known)) :]  # the server will say so itself
+        asked = [Row(decoded, row.features, row.label, row.touched) for row, decoded in known]
+        names = [given.name for given in self.interface.inputs]
+        keys = [script_key(row.value(name) for name in names) for row in asked]
+        scripted: dict[str, dict[str, Any]] = {}
+        for revision in dict.fromkeys(r for r in (route.champion, route.candidate) if r):
+            given = self._ask(revision, asked)
+            script: dict[str, Any] = {}
+            try:
+                said = self.scenario.answers(revision, asked, given, self, self.strength)
+            except PredictionError:
+                script = {key: None for key, row in zip(keys, asked, strict=True) if row.touched}
+            else:
+                if said is given:
+                    continue
+                for place, key in enumerate(keys):
+                    scores = None if said.scores is None else [float(score) for score in said.scores[place]]
+                    script[key] = (
+                        float(said.score[place]), scores, None if said.label is None else str(said.label[place])
+                    )  # fmt: skip
+            scripted[script_name(self.project.manifest(revision))] = script
+        self._write(Faults(scripted=scripted))
+
+    def _write(self, faults: Faults) -> None:
+        scratch = self._system.faults.with_suffix(".new")
+        scratch.write_bytes(msgspec.json.encode(faults))
+        scratch.replace(self._system.faults)
+
+    def close(self) -> None:
+        """End the processes, and let go of the copy."""
+        if self._client is not None:
+            self._client.close()
+        try:
+            self._system.stop()
+        finally:
+            super().close()

@@ -1,0 +1,173 @@
+"""The same on a running system: the copy is served and judged by real processes, which end with the command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+from sklearn.datasets import load_breast_cancer
+
+from undrift import lifecycle, releases
+from undrift.app.init import init
+from undrift.errors import SettingsError
+from undrift.project import Project, open_project
+from undrift.rehearse.drill import rehearse
+from undrift.rehearse.live import LiveStage, live_settings
+from undrift.rehearse.material import gather
+from undrift.rehearse.scenario import Row, Scenario
+from undrift.rehearse.scratch import copy_project
+
+UNDRIFT = (sys.executable, "-m", "undrift.app.cli")
+
+
+@pytest.fixture(name="tumours", scope="session")
+def _tumours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that init makes of a table without keys or times, with its champion; not to be changed."""
+    folder = tmp_path_factory.mktemp("live")
+    found: Any = load_breast_cancer()
+    names = [str(name).replace(" ", "_") for name in found.feature_names[:8]]
+    table = pa.table({**{n: found.data[:, i] for i, n in enumerate(names)}, "benign": found.target})
+    pyarrow.csv.write_csv(table, folder / "tumours.csv")
+    init(folder / "tumours", folder / "tumours.csv", "benign")
+    with open_project(folder / "tumours") as project:
+        assert lifecycle.train(project, actor="person:ann").version == 1
+        releases.promote(project, actor="person:ann", why="the first", force=True)
+    return folder / "tumours"
+
+
+def ran(folder: Path, scratch: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    command = [*UNDRIFT, "rehearse", *words, "--json"]
+    # settings of the one who calls are no settings of the copy
+    environ = {**os.environ, "TMPDIR": str(scratch), "UNDRIFT_SERVE__WORKERS": "3"}
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=500)
+    assert done.stdout, done.stderr
+    assert list(scratch.glob("undrift-rehearse-*")) == [], "the scratch folder is gone"
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.timeout(600)
+def test_two_stories_are_played_live_beside_their_controls(tumours: Path, tmp_path: Path) -> None:
+    code, played = ran(
+        tumours, tmp_path, "silent_garbage", "hurts_business", "--live",
+        "--quiet-days", "2", "--days", "9", "--rows", "60",
+    )  # fmt: skip
+    silent, business = played["outcomes"]
+    assert (silent["detected"], silent["days"], silent["by"]) == (True, 1, "monitor answers")
+    assert 45 <= silent["exposed"] <= silent["predictions"] == 60
+    assert (business["detected"], business["by"]) == (True, "the rollout")
+    assert "rehearsed_worth" in business["what"], "business events came in by POST"
+    assert 0 < business["exposed"] < business["predictions"] / 4, "a tenth of the units, as the rollout declares"
+    assert [(c["name"], c["false_alarms"]) for c in played["controls"]] == [
+        ("the quiet days", []), ("nothing wrong", []), ("a sound candidate", []),
+    ]  # fmt: skip
+    assert code == 0
+
+
+@pytest.mark.timeout(600)
+def test_what_is_not_seen_live_ends_with_1_and_the_contract_speaks_by_http(tumours: Path, tmp_path: Path) -> None:
+    code, played = ran(
+        tumours, tmp_path, "world_changes", "corner_case", "--live", "--quiet-days", "1", "--days", "1", "--rows", "150"
+    )
+    seen = {each["scenario"]: each for each in played["outcomes"]}
+    assert not seen["world_changes"]["detected"], "one day shows no drift"
+    assert seen["corner_case"]["by"] == "the contract"
+    assert seen["corner_case"]["exposed"] > 0
+    assert code == 1
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and int(Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry))
+    return found
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def waited(what: Any, seconds: float = 120.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+@contextlib.contextmanager
+def begun(folder: Path, scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [*UNDRIFT, "rehearse", "silent_garbage", "--live", "--rows", "60"]
+    child = subprocess.Popen(
+        command, cwd=folder, env={**os.environ, "TMPDIR": str(scratch)}, stderr=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ending_the_command_ends_what_it_started(tumours: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with begun(tumours, tmp_path) as child:
+        groups = waited(
+            lambda: pids if len(pids := children(child.pid)) == 2 else None
+        )  # each leads a group of its own
+        waited(lambda: list(tmp_path.glob("*/base/.undrift/spool/*")))  # the server has begun to answer
+        child.send_signal(number)
+        _, said = child.communicate(timeout=120)
+        assert child.returncode == 130
+        assert b"Traceback" not in said
+    assert [group for group in groups if alive(group)] == []
+    assert list(tmp_path.glob("undrift-rehearse-*")) == []
+
+
+def test_a_model_that_looks_features_up_is_not_played_live_and_says_why(project: Project) -> None:
+    with pytest.raises(SettingsError, match="looks features up") as refused:
+        rehearse(project, ("silent_garbage",), live=True)
+    assert "--live" in refused.value.hint
+
+
+class Hours(Scenario):
+    """A computed feature is another when serving."""
+
+    name = "hours"
+
+    def change(self, rows: list[Row], stage: Any, strength: float) -> list[Row]:
+        for row in rows:
+            row.features["half"] = 1.0
+            row.put("half", 2.0)
+        return rows
+
+
+def test_what_no_request_can_carry_is_not_played_and_says_why(tumours: Path, tmp_path: Path) -> None:
+    with open_project(tumours) as project:
+        declared = project.applied().model()
+        copy_project(project, declared, tmp_path / "copy", live_settings())
+        stage = LiveStage(tmp_path / "copy", declared.name, gather(project, declared, 1), per_day=40, seed=1)
+    try:
+        stage.begin(Hours(), 1.0)
+        stage.play()
+        assert "the server computes it anew" in stage.off
+        assert (stage.day, stage.sent) == (0, 0), "and nothing was started for it"
+    finally:
+        stage.close()
