@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from undrift.assembly import materialise_views, with_features
 from undrift.data.outcomes import outcomes
 from undrift.data.profile import Profile
+from undrift.data.text import Vocabulary
 from undrift.declarations import Model
 from undrift.delivery import notices_for
 from undrift.deploy.evidence import collect
@@ -37,6 +38,7 @@ from undrift.monitor.alerts import open_incidents
 from undrift.monitor.attribution import Influences
 from undrift.monitor.cells import Reference, Slots, reference_from
 from undrift.monitor.evidence import Expected, expectations
+from undrift.monitor.frames import with_texts
 from undrift.monitor.influences import influences_of
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.seasonal import seasonal_profiles
@@ -211,8 +213,11 @@ def scene_of(
     seasonal: dict[str, list[WindowProfile]] = {}
     asked = asked_for(model.monitors, tick)
     if asked is not None and asked_for(due, tick) is not None:
+        import pyarrow.compute as pc
+
         begin = now - asked.span
-        keep_profiles(project.lake, manifest.interface, rows, _edges(folder), begin, now, segments=asked.segments)
+        fresh = with_texts(rows.filter(pc.greater_equal(rows["event_time"], _scalar(rows, begin))), _words(folder))
+        keep_profiles(project.lake, manifest.interface, fresh, _edges(folder), begin, now, segments=asked.segments)
         if asked.reach:
             kept = kept_profiles(project.lake, model.name, now - asked.reach, now)
             history = history_of(kept, reference, route["champion_version"])
@@ -228,6 +233,7 @@ def scene_of(
         importance=_importance(str(project.bundle_path(champion))),
         tick=tick,
         history=history,
+        vocabularies=_words(folder),
         seasonal=seasonal,
         influences=_influences(project, due, manifest.interface, champion, rows, now, tick),
         leans_on=read_importance(Path(folder)) if any(m.kind == "attribution" for m in due) else None,
@@ -281,6 +287,16 @@ def _twice(
     return served, full.select([name for name in served.column_names if name in full.column_names])
 
 
+def _scalar(rows: pa.Table, at: datetime) -> pa.Scalar:
+    return pa.scalar(at, rows["event_time"].type)
+
+
+@lru_cache(maxsize=8)
+def _words(folder: str) -> dict[str, Vocabulary]:
+    """The vocabularies of a bundle's free text."""
+    return Profiles.read(Path(folder)).vocabularies
+
+
 @lru_cache(maxsize=8)
 def _edges(folder: str) -> Profile:
     """The reference profile on whose edges later ones are made."""
@@ -317,7 +333,11 @@ def _expectations(folder: str) -> tuple[dict[str, Reference], dict[str, Expected
     profiles = Profiles.read(Path(folder))
     columns = {**profiles.inputs.columns, **profiles.outcomes.columns}
     manifest = read_manifest(Path(folder), verify=False)
-    for name in ("prediction", *manifest.interface.personal):  # what is personal is not captured: nothing to compare
+    for name in (
+        "prediction",
+        *manifest.interface.personal,
+        *manifest.interface.texts,
+    ):  # what is personal is not captured: nothing to compare
         columns.pop(name, None)
     reference = {name: reference_from(column) for name, column in columns.items()}
     performance = Performance.expected(manifest)

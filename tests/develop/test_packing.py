@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from undrift.data.contract import Contract, Field
+from undrift.data.profile import Profile
+from undrift.data.text import MEASURED, measured
 from undrift.develop.bundle import Interface, read_golden
 from undrift.develop.folds import TrainingData
 from undrift.develop.packing import Reference, pack
@@ -90,6 +94,22 @@ def test_the_reference_profile_keeps_no_value_of_a_personal_field(artifacts: Any
     assert (found + found).columns["mail"].n == 400
     open_text = (packed(200, artifacts, personal=False)[0] / "profile.json").read_text()
     assert "person1@" in open_text, "or this test could not fail"
+
+
+def test_of_free_text_the_reference_keeps_what_is_measured_and_no_word(tmp_path: Path) -> None:
+    fields = (Field(name="note", type="string", text=True), Field(name="x", type="number"))
+    interface = Interface(model="m", task="regression", contract=Contract(name="m", fields=fields), label="y")
+    table = pa.table({"note": [f"Ann wrote red green {i // 2 % 7}" for i in range(200)], "x": np.arange(200.0)})
+    reference = Reference.of_inputs(interface, table, Profile())
+    text = reference.to_json()
+    assert "Ann" not in text
+    assert "wrote" not in text
+    assert set(reference.inputs.columns) == {"note", "x", *(f"note.{each}" for each in MEASURED)}
+    assert reference.inputs.columns["note.unknown"].n == 100, "measured on the rows the words were not learnt on"
+    (tmp_path / "profile.json").write_text(text)
+    assert Reference.read(tmp_path) == reference
+    (found,) = measured({"note": pa.chunked_array([["Ann wrote blue"]])}, reference.vocabularies)["note.unknown"]
+    assert found.as_py() == pytest.approx(1 / 3)
 
 
 def test_without_personal_fields_golden_requests_are_rows_as_they_came(artifacts: Any) -> None:

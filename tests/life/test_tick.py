@@ -16,7 +16,7 @@ from undrift.project import Project, open_project
 from undrift.state.journal import Journal
 from undrift.tick import run_tick
 
-from living import ME, Alive, Life, redeclared, send_day  # isort: skip
+from living import ME, Alive, Life, begin, redeclared, send_day  # isort: skip
 from town import DAY, LIVE, TRAINED_DAYS, Town, write_declarations  # isort: skip
 
 
@@ -213,6 +213,26 @@ def test_what_answers_rest_on_is_looked_at_in_captured_requests(project: Project
         assert len(seen.sizes) == seen.wanted == 60
         share = seen.sizes.sum(axis=0) / seen.sizes.sum()
         assert share[seen.names.index("distance")] > 0.99
+
+
+def test_free_text_is_watched_by_its_words(fresh: Project, alive: Alive) -> None:
+    """The zone as free text: it is renamed, and its words are new."""
+    write_declarations(fresh.root, monitors="ud.Monitor(name='texts', kind='drift', persistence=(1, 1), window='5d'),")
+    file = fresh.root / "declarations.py"
+    said = file.read_text()
+    file.write_text(said.replace(', categories=("a", "b", "c")', ", text=True"))
+    assert file.read_text() != said
+    begin(fresh.root)
+    with open_project(fresh.root) as project:
+        life = alive(project, Town(TRAINED_DAYS + 12))
+        assert life.play(6) == []
+        for _ in range(5):
+            day = life.town.day(life.now)
+            kinds = life.play_day(day._replace(rides=[{**ride, "zone": f"new {ride['zone']}"} for ride in day.rides]))
+        assert "alert.opened" in kinds or project.journal.items("incident")
+        (incident,) = project.journal.items("incident").values()
+        assert {"zone.unknown", "zone.words"} <= set(incident["columns"])
+        assert "zone" not in incident["columns"]
 
 
 def test_a_model_that_was_declared_but_not_applied_is_not_judged_anew(project: Project, alive: Alive) -> None:

@@ -32,7 +32,8 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     those of a timestamp are microseconds since 1970 UTC. ``categories`` of an integer are its codes as text.
     ``on_violation`` says what a broken range or category rule does to the row: ``flag`` accepts and counts it,
     ``reject`` refuses a request and quarantines a batch row. A wrong type or a missing value that is not nullable
-    always rejects. ``personal`` fields are redacted from capture.
+    always rejects. ``personal`` fields are redacted from capture. ``text`` says that a string is free text: it is
+    watched by its length, script and words instead of by its values.
 
     Raises
     ------
@@ -48,6 +49,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     categories: tuple[str, ...] | None = None
     unit: str = ""
     personal: bool = False
+    text: bool = False
     on_violation: Literal["flag", "reject"] = "flag"
     description: str = ""
 
@@ -66,6 +68,8 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise DeclarationError(f"{where}: categories are for strings and integers, not for a {self.type}.")
         if self.categories is not None and not self.categories:
             raise DeclarationError(f"{where}: no category is allowed, so no row could ever pass.")
+        if self.text and (self.type != "string" or self.categories is not None):
+            raise DeclarationError(f"{where}: free text is a string without categories.")
         for code in (self.categories or ()) if self.type == "integer" else ():
             if not code.removeprefix("-").isdecimal() or str(int(code)) != code:
                 raise DeclarationError(f"{where}: the category {code!r} is no integer.")
@@ -232,6 +236,8 @@ def _changes(old: Field, new: Field) -> Iterator[tuple[bool, str]]:
     if old.unit != new.unit:
         # the same numbers mean something else: no check of a row can see it
         yield bool(old.unit), f"{name} unit was {old.unit or 'not stated'}, is {new.unit or 'not stated'}"
+    if old.text != new.text:
+        yield False, f"{name} is {'now' if new.text else 'no longer'} free text"
     if old.personal != new.personal:
         yield False, f"{name} is {'now' if new.personal else 'no longer'} personal"
 

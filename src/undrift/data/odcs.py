@@ -96,7 +96,8 @@ def _property(field: Mapping[str, Any]) -> dict[str, Any]:
         values = [int(c) for c in categories] if kind == "integer" else list(categories)
         rule = {"type": "library", "metric": "invalidValues", "arguments": {"validValues": values}, "mustBe": 0}
         found["quality"] = [rule]
-    own = {"role": "role", "unit": "unit", "on_violation": "onViolation", "personal": "personal"}
+    own = {"role": "role", "unit": "unit", "on_violation": "onViolation", "personal": "personal",
+           "text": "freeText"}  # fmt: skip
     custom = [{"property": word, "value": field[name]} for name, word in own.items() if field.get(name)]
     if custom:
         found["customProperties"] = custom
@@ -209,6 +210,7 @@ class _Document:
             "categories": categories,
             "unit": own.get("unit", ""),
             "personal": own.get("personal", False),
+            "text": own.get("freeText", False),
             "on_violation": own.get("onViolation", "flag"),
             "description": str(part.get("description") or ""),
         }

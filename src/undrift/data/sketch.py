@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["DistinctValues", "FrequentValues", "QuantileSketch"]
+__all__ = ["DistinctValues", "FrequentValues", "QuantileSketch", "text_hashes"]
 
 Floats = NDArray[np.float64]
 
@@ -190,7 +190,7 @@ class DistinctValues(msgspec.Struct, frozen=True):
     @classmethod
     def of_texts(cls, values: pa.Array) -> DistinctValues:
         """Of an Arrow array of strings without nulls."""
-        return cls._least(_text_hashes(values))
+        return cls._least(text_hashes(values))
 
     @classmethod
     def _least(cls, hashes: Hashes) -> DistinctValues:
@@ -228,8 +228,8 @@ def _stirred(x: Hashes) -> Hashes:
     return h
 
 
-def _text_hashes(values: pa.Array) -> Hashes:
-    """A polynomial in each text's bytes modulo 2**64, mixed."""
+def text_hashes(values: pa.Array) -> Hashes:
+    """A hash of each text of an array without nulls, (n,) uint64: a polynomial in its bytes modulo 2**64, mixed."""
     count = len(values)
     if not count:
         return np.empty(0, dtype=np.uint64)

@@ -107,6 +107,12 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return (*own, *looked_up, *computed)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The inputs that are free text and captured."""
+        names = {given.name for given in self.inputs}
+        return tuple(f.name for f in self.contract.fields if f.text and f.name in names and not f.personal)
+
+    @property
     def personal(self) -> frozenset[str]:
         """The request fields whose values are people's own: not captured, and not kept in bundles."""
         return frozenset(field.name for field in self.contract.fields if field.personal)

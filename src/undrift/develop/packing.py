@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from undrift.data.profile import Profile
+from undrift.data.text import Vocabulary, measured
 from undrift.develop.bundle import (
     Fed,
     GoldenRow,
@@ -53,11 +54,30 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     """The reference profile of a version: profile.json of its bundle.
 
     ``inputs``: the model's inputs; of personal ones rows and nulls alone. ``outcomes``: the columns ``score``,
-    ``prediction`` (not for regression) and, where it is known, ``label``.
+    ``prediction`` (not for regression) and, where it is known, ``label``. ``vocabularies``: of free text, of which
+    ``inputs`` has what is measured (`data.text.measured`) and rows and nulls alone of the column itself.
     """
 
     inputs: Profile
     outcomes: Profile
+    vocabularies: dict[str, Vocabulary] = {}
+
+    @classmethod
+    def of_inputs(cls, interface: Interface, table: pa.Table, outcomes: Profile) -> Reference:
+        """The reference of the rows a model learnt from.
+
+        Words of free text are learnt on every other row, and the share of new ones is measured on the rows between.
+        """
+        plain = table.select([i.name for i in interface.inputs])
+        profile = Profile.of(plain).without_values((*interface.personal, *interface.texts))
+        if not interface.texts:
+            return cls(inputs=profile, outcomes=outcomes)
+        even, odd = (plain.select(interface.texts).take(np.arange(k, plain.num_rows, 2)) for k in (0, 1))
+        vocabularies = {name: Vocabulary.of(even[name]) for name in interface.texts}
+        columns = measured({name: odd[name] for name in interface.texts}, vocabularies)
+        found = Profile.of(pa.table(columns))
+        inputs = msgspec.structs.replace(profile, columns={**profile.columns, **found.columns})
+        return cls(inputs=inputs, outcomes=outcomes, vocabularies=vocabularies)
 
     @classmethod
     def read(cls, folder: Path) -> Reference:
@@ -70,14 +90,18 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
         try:
             parts = msgspec.json.decode(read_profile(folder), type=dict[str, msgspec.Raw])
             return cls(
-                inputs=Profile.from_json(bytes(parts["inputs"])), outcomes=Profile.from_json(bytes(parts["outcomes"]))
+                inputs=Profile.from_json(bytes(parts["inputs"])),
+                outcomes=Profile.from_json(bytes(parts["outcomes"])),
+                vocabularies=msgspec.json.decode(parts.get("vocabularies", b"{}"), type=dict[str, Vocabulary]),
             )
         except (msgspec.MsgspecError, KeyError, ValueError) as error:
             raise CorruptModelError(f"the reference profile in {folder} cannot be read: {error}.") from error
 
     def to_json(self) -> str:
         """The content of profile.json."""
-        return f'{{"inputs": {self.inputs.to_json()}, "outcomes": {self.outcomes.to_json()}}}'
+        words = msgspec.json.encode(self.vocabularies).decode()
+        more = f', "vocabularies": {words}' if self.vocabularies else ""
+        return f'{{"inputs": {self.inputs.to_json()}, "outcomes": {self.outcomes.to_json()}{more}}}'
 
 
 class Packed(NamedTuple):
@@ -143,10 +167,7 @@ def pack(
     said = dict(trained or {})
     if label is not None:
         said["performance"] = msgspec.to_builtins(Performance.of(scored))
-    reference = Reference(
-        inputs=Profile.of(inputs_of.select([i.name for i in interface.inputs])).without_values(interface.personal),
-        outcomes=Profile.of(_outcomes(scored, label)),
-    )
+    reference = Reference.of_inputs(interface, inputs_of, Profile.of(_outcomes(scored, label)))
     background = Background.of_table(interface, inputs_of)
     explaining, problem = _explaining(interface, predict, background, columns, outputs)
     if problem:

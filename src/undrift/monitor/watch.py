@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from undrift.data.features import Source
+from undrift.data.text import Vocabulary
 from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
 from undrift.develop.importance import Importance
@@ -27,7 +28,7 @@ from undrift.monitor.drift import judge_drift
 from undrift.monitor.estimate import CHECKED, judge_estimate
 from undrift.monitor.evidence import Evidence, Expected
 from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
-from undrift.monitor.frames import inside, micros
+from undrift.monitor.frames import inside, micros, with_texts
 from undrift.monitor.freshness import judge_freshness
 from undrift.monitor.golden import judge_golden
 from undrift.monitor.integrity import judge_integrity
@@ -68,6 +69,7 @@ class Scene:
     tick : time between two ticks.
     history : columns by the kept profiles of weeks, see `judge_drift`.
     seasonal : by the name of a monitor with a season, the kept profiles of its windows and of comparable ones.
+    vocabularies : of free text among the inputs, which drift monitors see as what is measured of it.
     influences : by the name of a monitor of attributions, what the answers to a sample of requests rest on.
     leans_on : what those rested on that the champion was measured on.
     maturity : how long after an answer its label can be expected.
@@ -88,6 +90,7 @@ class Scene:
     seasonal: Mapping[str, Sequence[WindowProfile]] = field(default_factory=dict)
     influences: Mapping[str, Influences] = field(default_factory=dict)
     leans_on: Importance | None = None
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
     features: tuple[pa.Table, pa.Table] | None = None
     workers: Sequence[Health] = ()
     maturity: timedelta = timedelta(days=1)
@@ -194,7 +197,7 @@ def _drift_and_performance(
     for monitor in (m for m in monitors if m.kind == "drift" and not m.season):
         drift += judge_drift(
             monitor,
-            scene.rows,
+            with_texts(scene.rows, scene.vocabularies),
             scene.reference,
             now,
             tick=monitor.every(scene.tick),
