@@ -11,6 +11,7 @@ import pytest
 from undrift import lifecycle, releases, tick
 from undrift.backtest import backtest
 from undrift.errors import ConflictError
+from undrift.monitor.watch import watch
 from undrift.monitor.windows import kept_profiles
 from undrift.project import Project, open_project
 from undrift.state.journal import Journal
@@ -220,16 +221,22 @@ def test_free_text_is_watched_by_its_words(fresh: Project, alive: Alive) -> None
     write_declarations(fresh.root, monitors="ud.Monitor(name='texts', kind='drift', persistence=(1, 1), window='5d'),")
     file = fresh.root / "declarations.py"
     said = file.read_text()
-    file.write_text(said.replace(', categories=("a", "b", "c")', ", text=True"))
+    file.write_text(said.replace('role="context", categories=("a", "b", "c")', "text=True"))
     assert file.read_text() != said
     begin(fresh.root)
     with open_project(fresh.root) as project:
         life = alive(project, Town(TRAINED_DAYS + 12))
         assert life.play(6) == []
+        route = project.route("rides")
+        assert route is not None
         for _ in range(5):
             day = life.town.day(life.now)
-            kinds = life.play_day(day._replace(rides=[{**ride, "zone": f"new {ride['zone']}"} for ride in day.rides]))
-        assert "alert.opened" in kinds or project.journal.items("incident")
+            life.play_day(day._replace(rides=[{**ride, "zone": f"new {ride['zone']}"} for ride in day.rides]))
+        scene = tick.scene_of(project, project.model(), route, life.now, DAY)
+        assert set(scene.vocabularies) == {"zone"}
+        ticks = [event.payload["monitors"] for event in project.journal.events(kinds=("tick.judged",))]
+        assert ticks[6] == {"texts": "PASS"}
+        assert ticks[-1] == {"texts": "FAIL"}, watch(project.model().monitors, scene, {}, life.now).to_text()
         (incident,) = project.journal.items("incident").values()
         assert {"zone.unknown", "zone.words"} <= set(incident["columns"])
         assert "zone" not in incident["columns"]

@@ -149,3 +149,26 @@ def test_a_segment_that_moves_alone_is_told_by_its_own_past() -> None:
         ("carrier=UA", Verdict.FAIL),
         ("carrier=DL", Verdict.PASS),
     }
+
+
+def test_a_column_that_is_nearly_always_one_value_rises_and_falls_and_is_seen() -> None:
+    """No rain in training: half of the rows have some now, or the gauge stands at two."""
+    rng = np.random.default_rng(3)
+    at = np.repeat(np.arange(7), 200) * 86_400_000_000 + int(START.timestamp()) * 1_000_000
+    for before, now in (
+        (np.zeros(2000), np.where(rng.random(1400) < 0.5, 0.4, 0.0)),
+        (np.ones(2000), np.full(1400, 2.0)),
+        (np.ones(2000), np.full(1400, 0.5)),
+    ):
+        rows = pa.table(
+            {
+                "event_time": pa.array(at, pa.timestamp("us", "UTC")),
+                "version": pa.array(np.ones(1400), pa.int32()),
+                "score": np.full(1400, 0.5),
+                "inputs": pa.StructArray.from_arrays([pa.array(now)], ["rain"]),
+            }
+        )
+        known = {"rain": reference_of(pa.chunked_array([before]))}
+        (found,) = judge_drift(MONITOR, rows, known, START + timedelta(days=7))
+        assert found.verdict is Verdict.FAIL, found.why
+        assert found.measurement.value == pytest.approx(float((now != before[0]).mean()))

@@ -54,7 +54,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         ----------
         table : anything with the Arrow PyCapsule interface, or a mapping of columns.
         edges_from : reference whose histogram edges are used, so that the two compare bin by bin. Without it the edges
-            are 19 quantiles of the table itself, which is then a reference.
+            are 19 quantiles of the table itself, which is then a reference; a value that is several of them has a bin
+            to itself.
 
         Raises
         ------

@@ -126,11 +126,14 @@ def _moments(x: Floats) -> Moments:
 
 
 def _edges(x: Floats) -> tuple[float, ...]:
-    """Inner quantiles of ascending values as edges, fewer where they coincide."""
+    """Inner quantiles of ascending values as edges; a value that is several of them has a bin to itself, or a column
+    that is mostly one value could rise unseen.
+    """
     if not x.size:
         return ()
     places = np.ceil(np.arange(1, _BINS) / _BINS * x.size - 1e-9).astype(np.int64) - 1
-    return tuple(float(edge) for edge in np.unique(x[np.maximum(places, 0)]))
+    edges, counts = np.unique(x[np.maximum(places, 0)], return_counts=True)
+    return tuple(np.union1d(edges, np.nextafter(edges[counts > 1], np.inf)).tolist())
 
 
 def _runs(x: NDArray[Any]) -> FrequentValues:
