@@ -38,7 +38,6 @@ from undrift.monitor.alerts import open_incidents
 from undrift.monitor.attribution import Influences
 from undrift.monitor.cells import Reference, Slots, reference_from
 from undrift.monitor.evidence import Expected, expectations
-from undrift.monitor.frames import with_texts
 from undrift.monitor.influences import influences_of
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.seasonal import seasonal_profiles
@@ -213,11 +212,10 @@ def scene_of(
     seasonal: dict[str, list[WindowProfile]] = {}
     asked = asked_for(model.monitors, tick)
     if asked is not None and asked_for(due, tick) is not None:
-        import pyarrow.compute as pc
-
-        begin = now - asked.span
-        fresh = with_texts(rows.filter(pc.greater_equal(rows["event_time"], _scalar(rows, begin))), _words(folder))
-        keep_profiles(project.lake, manifest.interface, fresh, _edges(folder), begin, now, segments=asked.segments)
+        begin, words = now - asked.span, _words(folder)
+        keep_profiles(
+            project.lake, manifest.interface, rows, _edges(folder), begin, now, segments=asked.segments, texts=words
+        )
         if asked.reach:
             kept = kept_profiles(project.lake, model.name, now - asked.reach, now)
             history = history_of(kept, reference, route["champion_version"])
@@ -285,10 +283,6 @@ def _twice(
     except DataError:  # a view without rows: nothing can be computed again, and the monitor says so
         return None
     return served, full.select([name for name in served.column_names if name in full.column_names])
-
-
-def _scalar(rows: pa.Table, at: datetime) -> pa.Scalar:
-    return pa.scalar(at, rows["event_time"].type)
 
 
 @lru_cache(maxsize=8)

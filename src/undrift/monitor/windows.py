@@ -16,13 +16,14 @@ import numpy as np
 
 from undrift.data.column import ColumnProfile
 from undrift.data.profile import Profile
+from undrift.data.text import Vocabulary
 from undrift.develop.bundle import Interface
 from undrift.develop.segments import segment_texts
 from undrift.errors import ConflictError
 from undrift.finding import Window
 from undrift.ids import duration, to_micros
 from undrift.monitor.cells import Reference, Slots
-from undrift.monitor.frames import columns_of, inside, micros
+from undrift.monitor.frames import columns_of, inside, micros, with_texts
 from undrift.monitor.monitors import Monitor
 from undrift.state.ports import Lake
 
@@ -52,11 +53,11 @@ class WindowProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 def keep_profiles(
     lake: Lake, interface: Interface, rows: pa.Table, edges: Profile, start: datetime, end: datetime, *,
-    segments: bool = False,
+    segments: bool = False, texts: Mapping[str, Vocabulary] | None = None,
 ) -> int:  # fmt: skip
     """Profile the rows of ``[start, end)`` and append them to ``profiles_<model>``, once however often it is called.
 
-    Returns how many profiles were kept now.
+    Of the columns named in ``texts`` what is measured of them is profiled. Returns how many profiles were kept now.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -65,7 +66,7 @@ def keep_profiles(
     done = lake.marks(table, [MARK])[MARK]
     if done >= to_micros(end):
         return 0
-    fresh = rows.filter(pa.array(inside(micros(rows, "event_time"), start, end)))
+    fresh = with_texts(rows.filter(pa.array(inside(micros(rows, "event_time"), start, end))), texts or {})
     made: list[dict[str, Any]] = []
     for key in fresh.group_by(["version", "variant"]).aggregate([]).to_pylist():
         held = fresh.filter(
