@@ -11,16 +11,17 @@ import pytest
 
 from undrift import lifecycle, plugins
 from undrift.errors import ConflictError, NotFoundError, SettingsError
-from undrift.finding import Verdict
+from undrift.finding import Finding, Measurement, Report, Verdict
 from undrift.ids import content_hash, hash_file
+from undrift.improve.triggers import finished
 from undrift.plugins import Plugin
 from undrift.project import Project, open_project
 from undrift.rehearse import drill
-from undrift.rehearse.candidate import WORTH
+from undrift.rehearse.candidate import WORTH, refused_by_gate
 from undrift.rehearse.drill import Control, Outcome, Rehearsal, rehearse, scenarios
+from undrift.rehearse.material import gather
 from undrift.rehearse.scenario import Row, Scenario, Stage
-
-from living import copy_of, redeclared  # isort: skip
+from undrift.rehearse.scratch import copy_project
 
 ROOM = Path(drill.__file__).parent
 SMALL: dict[str, Any] = {"quiet_days": 6, "most_days": 6, "per_day": 160}
@@ -134,17 +135,27 @@ def test_candidates_are_trained_and_met_by_the_real_gate_and_a_hurt_business_by_
     assert played.false_alarms == 0, played.controls
 
 
-def test_a_gate_that_passes_a_sound_retrain_and_refuses_a_biased_one_has_seen_it(trained: Path, tmp_path: Path) -> None:
-    with copy_of(trained, tmp_path / "town") as project:
-        gate = "margin=-0.2, segment_minimum=100, segment_margin=0.3"
-        with redeclared(project, gate=gate) as changed:
-            lifecycle.apply(changed, actor="person:ann")
-            played = rehearse(changed, ("biased_candidate",), quiet_days=5, most_days=5, per_day=120)
-    biased = outcome(played, "biased_candidate")
-    assert (biased.missing, biased.detected, biased.by) == ("", True, "the gate")
-    assert (biased.days, biased.exposed) == (0, 0), "nobody met it"
-    assert "challenger refused" in biased.what
-    assert played.false_alarms == 0, played.controls
+@pytest.mark.parametrize(("verdict", "seen"), [(Verdict.FAIL, True), (Verdict.INCONCLUSIVE, False), (None, False)])
+def test_a_refusal_counts_as_seen_where_the_gate_failed_and_not_where_it_could_not_tell(
+    trained: Path, tmp_path: Path, verdict: Verdict | None, seen: bool
+) -> None:
+    with open_project(trained) as project:
+        declared = project.applied().model()
+        material = gather(project, declared, 1)
+        copy_project(project, declared, tmp_path / "copy")
+    stage = Stage(tmp_path / "copy", declared.name, material, per_day=10, seed=1)
+    try:
+        stage.begin(Scenario(), 1.0)
+        judged = (
+            Finding(verdict=verdict, why="worse", measurement=Measurement(name="x", value=1.0)) if verdict else None
+        )
+        report = Report(title="gate", subject="m", findings=(judged,)) if judged else None
+        stage.project.journal.record([finished(declared.name, False, stage.now, "challenger refused", report=report)])
+        found = refused_by_gate(stage)
+        assert (found is not None) == seen
+        assert found is None or (found.by, found.what) == ("the gate", "challenger refused")
+    finally:
+        stage.close()
 
 
 def test_a_rehearsal_of_nothing_detected_nothing() -> None:
@@ -157,14 +168,21 @@ def test_a_rehearsal_of_nothing_detected_nothing() -> None:
 
 
 def test_a_model_without_a_champion_cannot_be_rehearsed(fresh: Project) -> None:
+    with pytest.raises(ConflictError, match="nothing is in force yet") as nothing:
+        rehearse(fresh, ("silent_garbage",), **SMALL)
+    assert "undrift train" in nothing.value.hint
     lifecycle.apply(fresh, actor="person:ann")
     with pytest.raises(ConflictError, match="no champion"):
         rehearse(fresh, ("silent_garbage",), **SMALL)
 
 
 def test_unknown_scenarios_and_strengths_name_those_there_are(project: Project) -> None:
-    with pytest.raises(NotFoundError, match="silent_garbage"):
-        scenarios(("silent",))
+    with pytest.raises(NotFoundError, match="silent_garbage") as misspelt:
+        scenarios(("silent_garbge",))
+    assert misspelt.value.hint == "Did you mean 'silent_garbage'?"
+    with pytest.raises(NotFoundError) as other:
+        scenarios(("xyz",))
+    assert "--list" in other.value.hint
     with pytest.raises(SettingsError, match="mild, default, strong"):
         rehearse(project, ("silent_garbage",), strengths=("brutal",))
 

@@ -6,6 +6,7 @@ was it seen, how long after the onset, how many rows were exposed, what undrift 
 
 from __future__ import annotations
 
+import difflib
 import shutil
 import tempfile
 import time
@@ -145,7 +146,11 @@ def scenarios(wanted: Sequence[str] = ()) -> list[Scenario]:
     known = names("scenario")
     unknown = [name for name in wanted if name not in known]
     if unknown:
-        raise NotFoundError(f"no scenario is called {unknown[0]!r}; there are: {', '.join(known)}.")
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise NotFoundError(
+            f"no scenario is called {unknown[0]!r}; there are: {', '.join(known)}.",
+            hint=f"Did you mean {near[0]!r}?" if near else "`undrift rehearse --list` says what each is.",
+        )
     found: list[Scenario] = [resolve("scenario", name)() for name in wanted or known]
     return sorted(found, key=lambda scenario: (scenario.story or 99, scenario.name))
 
@@ -176,7 +181,7 @@ def rehearse(
 
     Raises
     ------
-    ConflictError : the model has no champion.
+    ConflictError : nothing is in force, or the model has no champion.
     DataError : too few labelled rows to play with.
     SettingsError : a strength that a scenario does not have, or a model that cannot be played live.
     """
@@ -187,7 +192,12 @@ def rehearse(
             if strength not in scenario.strengths:
                 known = ", ".join(scenario.strengths)
                 raise SettingsError(f"scenario {scenario.name!r} has no strength {strength!r}; it has: {known}.")
-    declared = project.applied().model(model)
+    applied = project.applied()
+    if not applied.models:
+        raise ConflictError(
+            "nothing is in force yet, so there is nothing to rehearse with.", hint="`undrift train`, `undrift promote`."
+        )
+    declared = applied.model(model)
     if live:
         check_live(declared)
     route = project.route(declared.name)
