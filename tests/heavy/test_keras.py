@@ -1,4 +1,7 @@
-"""Keras 3: a .keras archive in safe mode, compiled where that holds, otherwise asked by Keras on its backend."""
+"""Keras 3: a .keras archive in safe mode, compiled where that holds, otherwise asked by Keras on its backend.
+
+`make test-heavy` runs this twice: on PyTorch, and with KERAS_BACKEND=tensorflow.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,7 @@ def network(*layers: Any) -> Any:
 def test_a_keras_archive_is_compiled_and_then_needs_no_keras_to_serve(tmp_path: Path, artifacts: Any) -> None:
     model, table, file = network(), example(), tmp_path / "net.keras"
     model.save(file)
+    assert keras.backend.backend() == os.environ["KERAS_BACKEND"]
     with pytest.raises(UntrustedModelError, match="safe mode has been broken"):
         adopt(file, table, name="net", label="bought", task="binary", artifacts=artifacts)
     found = adopt(file, table, name="net", label="bought", task="binary", artifacts=artifacts, trust=TRUST)
