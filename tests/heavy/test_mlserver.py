@@ -7,18 +7,13 @@ import json
 import math
 import os
 import random
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.heavy.behind import Project, answers, ended, free_port, until
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv-mlserver"  # made by scripts/heavy
@@ -54,40 +49,6 @@ failures = 3
 pause = 1.0
 inputs = [{{ name = "x" }}, {{ name = "b", datatype = "FP32" }}]
 """
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def until(met: Callable[[], Any], what: str, *, seconds: float = 90.0) -> Any:
-    """The first result that is true; a bound on a wait, not a measure of time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = met()
-        if found:
-            return found
-        time.sleep(0.1)
-    pytest.fail(f"never {what}")
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def ended(process: subprocess.Popen[Any]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 class MlServer:
@@ -128,52 +89,6 @@ def mlserver(tmp_path: Path) -> Iterator[MlServer]:
     yield server
     if server.process.poll() is None:
         ended(server.process)
-
-
-class Project:
-    """A project on disk, by its commands alone."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-
-    def undrift(self, *words: str) -> str:
-        command = [sys.executable, "-m", "undrift.app.cli", *words]
-        env = {**os.environ, "UNDRIFT_TRUST__FORMATS": "onnx,upstream"}
-        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(words)}: {done.stdout} {done.stderr}"
-        return done.stdout
-
-    def serve(self) -> None:
-        command = [sys.executable, "-m", "undrift.app.cli", "serve", "--port", "0"]
-        env = {**os.environ, "UNDRIFT_TRUST__FORMATS": "onnx,upstream", "UNDRIFT_SERVE__POLL_SECONDS": "0.05"}
-        with (self.folder.parent / "log").open("wb") as log:
-            self.server = subprocess.Popen(command, cwd=self.folder, env=env, stderr=log)
-        address = self.folder / ".undrift/serve/address.json"
-        self.port = until(lambda: address.exists() and json.loads(address.read_text())["port"], "listening")
-        until(lambda: answers(f"http://127.0.0.1:{self.port}/readyz"), "ready")
-
-    def predict(self, rows: list[dict[str, Any]]) -> tuple[int, Any]:
-        return self.post("/v1/models/odds:predict", {"instances": rows})
-
-    def label(self, labels: list[dict[str, Any]]) -> None:
-        status, said = self.post("/v1/models/odds/labels", {"labels": labels})
-        assert status < 300, said
-
-    def post(self, path: str, given: Any) -> tuple[int, Any]:
-        url = f"http://127.0.0.1:{self.port}{path}"
-        body = json.dumps(given).encode()
-        request = urllib.request.Request(url, body, {"content-type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def metrics(self) -> dict[str, float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
-        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
 def row(chance: random.Random) -> dict[str, Any]:
