@@ -1,14 +1,15 @@
 """The truth table: false alarms against the stated budget, and what is found how soon, on simulated streams.
 
-    python benchmarks/monitoring/truth.py run undrift [--seeds 100] [--first 0]     one contender; 20 s a seed
+    python benchmarks/monitoring/truth.py run undrift [--seeds 100] [--first 0]     one contender; 14 s a seed
     python benchmarks/monitoring/truth.py run plain|alibi|nannyml|evidently         a rival, in its own environment
     python benchmarks/monitoring/truth.py table                                     all side by side, as Markdown
 
 Streams: streams.py. Contenders look at the same windows, the last seven days of each day (a rival with ``--span 1`` at
-the day alone). Each of undrift's monitors has a budget of one false alarm in 30 days. The others raise an alarm when
-any of 30 columns is beyond its threshold, as they come; and once more with the threshold moved to where they raise as
-few alarms on unchanged streams as all of undrift's monitors together (found on those streams, which favours them). Each
-seed is a line in .bench/truth.jsonl as soon as it is done, so a run that is cut short is a table of fewer seeds.
+the day alone). Each of undrift's monitors has a budget of false alarms in 30 days (truth_watch.py). The others raise an
+alarm when any of 30 columns is beyond its threshold, as they come; and once more with the threshold moved to where they
+raise as few alarms on unchanged streams as all of undrift's monitors together (found on those streams, which favours
+them). Each seed is a line in .bench/truth.jsonl as soon as it is done, so a run that is cut short is a table of fewer
+seeds.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from streams import STRENGTHS, WATCHED
+from truth_watch import MONITORS, STRETCH
 
 NAMES = {
     "plain": "KS and chi-square at 5 %",
@@ -17,9 +18,6 @@ NAMES = {
     "evidently": "Evidently",
 }
 WORDS = ("weak", "middle", "strong")
-STRETCH = 25
-"""Windows of an unchanged stream that undrift judges in a row: truth_watch.py."""
-BUDGET = 1.0
 
 
 def begun(alarmed: Sequence[bool]) -> int:
@@ -75,7 +73,7 @@ def write(path: Path) -> None:
         alarms, error, windows = monthly(streams, STRETCH)
         rate += alarms
         held = f"{len(streams)} x {len(streams[0])}"
-        print(f"| {name} | {held} | {BUDGET:.0f} | {alarms:.2f} +- {error:.2f} | {windows:.2f} |")
+        print(f"| {name} | {held} | {MONITORS[name].budget:g} | {alarms:.2f} +- {error:.2f} | {windows:.2f} |")
     print(f"\nall of undrift's together: {rate:.2f} false alarms in 30 days\n")
     print(
         "| rival, as it comes | streams x windows | false alarms in 30 days | alarmed windows in 30 | threshold times |"
