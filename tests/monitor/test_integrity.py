@@ -14,7 +14,7 @@ import pytest
 from undrift.finding import Finding, Verdict
 from undrift.monitor.cells import reference_of
 from undrift.monitor.frames import columns_of
-from undrift.monitor.integrity import judge_integrity
+from undrift.monitor.integrity import _custom, judge_integrity
 from undrift.monitor.monitors import Monitor
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
@@ -109,3 +109,16 @@ def test_scores_of_a_candidate_are_not_held_against_the_champions_range(stream: 
     other = pa.array(np.where(wrong, 2, 1), pa.int32())
     rows = rows.set_column(rows.column_names.index("version"), "version", other)
     assert [f.verdict for f in judged(rows, past, version=1)] == [Verdict.PASS]
+
+
+@pytest.mark.parametrize(
+    ("rates", "custom"),
+    [
+        ([0.05, 0.06, 0.0, 0.0, 0.01], 3),  # began two windows ago, a little below an alarm
+        ([0.05, 0.05, 0.05, 0.05, 0.05], 5),  # always so
+        ([0.05, 0.0, 0.0, 0.0, 0.0, 0.05], 6),  # so a week ago, too
+        ([0.05, 0.0], 2),  # too few before to tell
+    ],
+)
+def test_what_has_just_begun_is_no_custom(rates: list[float], custom: int) -> None:
+    assert _custom(np.array(rates), 0.0, 0.05).tolist() == rates[len(rates) - custom :]

@@ -12,6 +12,7 @@ from undrift.errors import DeclarationError
 from undrift.finding import Verdict
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.multivariate import (
+    _custom,
     domain_auc,
     judge_multivariate,
     matrix,
@@ -144,3 +145,12 @@ def test_the_discrepancy_is_that_of_the_kernel_itself() -> None:
 def test_a_measure_that_is_not_known_is_refused_with_those_that_are() -> None:
     with pytest.raises(DeclarationError, match="mean_shift, mmd"):
         Monitor(name="text", kind="multivariate", metric="cosine")
+
+
+def test_weeks_that_are_unlike_all_before_on_the_side_of_this_one_are_no_custom() -> None:
+    calm = [1.0, 1.01, 0.99, 1.0]
+    weeks = [np.full(1, k == 0) for k in range(6)]
+    assert len(_custom(1.3, [1.25, *calm], weeks[:5])) == 4
+    assert len(_custom(0.8, [1.25, *calm], weeks[:5])) == 5, "the other side: not what is going on now"
+    assert len(_custom(1.3, [1.0, *calm], weeks[:5])) == 5
+    assert len(_custom(1.3, [1.3, 1.25, 1.3, *calm[:2]], weeks[:5])) >= 3

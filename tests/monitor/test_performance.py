@@ -13,7 +13,7 @@ import pytest
 from undrift.data.contract import Contract, Field
 from undrift.develop.bundle import Interface
 from undrift.develop.performance import Performance, mean_interval
-from undrift.finding import Verdict
+from undrift.finding import Verdict, Window
 from undrift.monitor.evidence import Evidence, Expected, expectations
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.performance import judge_performance
@@ -111,3 +111,36 @@ def test_a_small_hold_out_gives_as_few_false_alarms_as_is_stated_and_an_exact_on
             alarms[name] += found[0].verdict is Verdict.FAIL
     assert alarms["carried"] <= 6  # 2 are expected; more than 6 of 60 happen once in 150 such tests
     assert alarms["exact"] > alarms["carried"]
+
+
+def test_late_labels_hide_no_change_in_the_days_that_have_theirs() -> None:
+    # fourteen days, the last three without labels; the loss rose on the three before these
+    rng = np.random.default_rng(5)
+    days = np.repeat(np.arange(14), 200)
+    loss = 0.2 + rng.normal(0, 0.01, 14)[days] + rng.normal(0, 0.05, days.size)
+    expected = {"brier": Expected(0.2, 0.002)}
+    stamp = int(START.timestamp()) * 1_000_000
+    n = days.size
+
+    def judged(rise: float) -> tuple[Verdict, Window | None]:
+        score = np.sqrt(np.clip(loss + rise * ((days >= 8) & (days < 11)), 0, 1))
+        rows = pa.table(
+            {
+                "event_time": pa.array(stamp + days * 86_400_000_000, pa.timestamp("us", "UTC")),
+                "version": pa.array(np.ones(n), pa.int32()),
+                "score": score,
+                "prediction": ["0"] * n,
+                "scores": pa.nulls(n, pa.list_(pa.float64())),
+                "error": pa.nulls(n, pa.string()),
+                "label": ["0" if day < 11 else None for day in days],
+                "value": pa.nulls(n, pa.float64()),
+            }
+        )
+        monitor = Monitor(name="q", kind="performance", metric="brier", persistence=(1, 1))
+        (found,) = judge_performance(monitor, evidence(rows, expected))
+        return found.verdict, found.measurement.window
+
+    assert judged(0.0)[0] is Verdict.PASS
+    verdict, window = judged(0.07)
+    assert verdict is Verdict.FAIL
+    assert window == Window(START + timedelta(days=8), START + timedelta(days=11))
