@@ -1,6 +1,6 @@
 """The truth table: false alarms against the stated budget, and what is found how soon, on simulated streams.
 
-    python benchmarks/monitoring/truth.py run undrift [--seeds 100] [--first 0]     one contender; 14 s a seed
+    python benchmarks/monitoring/truth.py run undrift [--seeds 100] [--first 0]     one contender; some 15 s a seed
     python benchmarks/monitoring/truth.py run plain|alibi|nannyml|evidently         a rival, in its own environment
     python benchmarks/monitoring/truth.py table                                     all side by side, as Markdown
 
