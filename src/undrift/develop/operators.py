@@ -1,4 +1,4 @@
-"""What skl2onnx learns from undrift: trees (trees.py) and imputers that compute in double precision.
+"""What skl2onnx learns from undrift: trees (trees.py), imputers in double precision, encoders of rare and new text.
 
 Registered under the estimators' own classes, so that pipelines and ensembles that hold them are converted as usual.
 """
@@ -23,6 +23,7 @@ def register() -> None:
     from skl2onnx.shape_calculators.imputer import calculate_sklearn_imputer_output_shapes as imputer_shapes
     from sklearn import ensemble, tree
     from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import OneHotEncoder
 
     kinds = {**vars(ensemble), **vars(tree)}
     names = ("HistGradientBoosting", "GradientBoosting", "RandomForest", "ExtraTrees", "DecisionTree", "ExtraTree")
@@ -40,6 +41,7 @@ def register() -> None:
     for kind, alias in regressors:
         update_registered_converter(kind, alias, _regressor_shapes, _convert)
     update_registered_converter(SimpleImputer, "UndriftImputer", imputer_shapes, _convert_imputer)
+    update_registered_converter(OneHotEncoder, "UndriftOneHotEncoder", _encoder_shapes, _convert_encoder)
 
 
 def _number(operator: Any) -> Any:
@@ -101,6 +103,94 @@ def _convert_imputer(scope: Any, operator: Any, container: Any) -> None:
         helper.make_node("Where", [f"{prefix}_missing", f"{prefix}_values", given], [out]),
     ]
     _add_nodes(scope, container, nodes)
+
+
+def _takes_new_text(operator: Any) -> bool:
+    """Whether it encodes text and takes what it does not know, and drops no category."""
+    from skl2onnx.common.data_types import StringTensorType
+
+    encoder = operator.raw_operator
+    text = all(isinstance(i.type, StringTensorType) and isinstance(i.type.shape[1], int) for i in operator.inputs)
+    return text and encoder.drop is None and encoder.handle_unknown in ("ignore", "infrequent_if_exist", "warn")
+
+
+def _rare(encoder: Any) -> list[Any]:
+    """The categories of each column that share one output; None where there is no such output."""
+    found: list[Any] | None = getattr(encoder, "infrequent_categories_", None)
+    return found if found is not None else [None] * len(encoder.categories_)
+
+
+def _encoder_shapes(operator: Any) -> None:
+    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType
+    from skl2onnx.shape_calculators.one_hot_encoder import calculate_sklearn_one_hot_encoder_output_shapes
+
+    if not _takes_new_text(operator):
+        calculate_sklearn_one_hot_encoder_output_shapes(operator)
+        return
+    encoder = operator.raw_operator
+    both = zip(encoder.categories_, _rare(encoder), strict=True)
+    width = sum(len(known) if rare is None else len(known) - len(rare) + 1 for known, rare in both)
+    kind = Int64TensorType if np.issubdtype(encoder.dtype, np.signedinteger) else FloatTensorType
+    operator.outputs[0].type = kind([operator.inputs[0].get_first_dimension(), width])
+
+
+def _convert_encoder(scope: Any, operator: Any, container: Any) -> None:
+    """Text that is rare or new, which the library's own converter takes for an error; everything else is left to it.
+
+    Rare categories share the last output of their column. What is new has no output, or that of the rare ones where the
+    encoder says so (``infrequent_if_exist``): then it is 1 wherever none of the frequent ones is.
+    """
+    from onnx import TensorProto
+    from skl2onnx.operator_converters.one_hot_encoder import convert_sklearn_one_hot_encoder
+
+    if not _takes_new_text(operator):
+        convert_sklearn_one_hot_encoder(scope, operator, container)
+        return
+
+    def node(kind: str, inputs: list[str], domain: str = "", version: int = 13, **attributes: Any) -> str:
+        out: str = scope.get_unique_variable_name(f"undrift_encoder_{kind}")
+        container.add_node(kind, inputs, [out], op_domain=domain, op_version=version,
+                           name=scope.get_unique_operator_name(kind), **attributes)  # fmt: skip
+        return out
+
+    def known(name: str, words: Sequence[Any]) -> str:
+        spelled = [str(word).encode() for word in words]
+        return node("OneHotEncoder", [name], "ai.onnx.ml", 1, cats_strings=spelled, zeros=1)
+
+    def number(value: float, kind: int) -> str:
+        name: str = scope.get_unique_variable_name("undrift_encoder_number")
+        container.add_initializer(name, kind, [1], [value])
+        return name
+
+    encoder, parts = operator.raw_operator, list[str]()
+    columns = [(given, place) for given in operator.inputs for place in range(given.type.shape[1])]
+    for (given, place), words, rare in zip(columns, encoder.categories_, _rare(encoder), strict=True):
+        name = given.full_name
+        if given.type.shape[1] > 1:
+            name = node("Gather", [name, number(place, TensorProto.INT64)], axis=1)
+        few = set() if rare is None else set(rare)
+        frequent = [word for word in words if word not in few]
+        if frequent:
+            parts.append(known(name, frequent))
+        if rare is None:
+            continue
+        last = number(-1, TensorProto.INT64)
+        if encoder.handle_unknown == "ignore" or not frequent:
+            found = node("ReduceSum", [known(name, list(rare)), last], keepdims=1)
+            if encoder.handle_unknown != "ignore":  # all are rare, so all that is new is as well: always 1
+                found = node("Max", [found, number(1.0, TensorProto.FLOAT)])
+        else:
+            seen = node("ReduceSum", [parts[-1], last], keepdims=1)
+            found = node("Sub", [number(1.0, TensorProto.FLOAT), seen])
+        parts.append(found)
+    # an encoder gives one more dimension than a column has: rows, 1, categories
+    joined = parts[0] if len(parts) == 1 else node("Concat", parts, axis=-1)
+    if np.issubdtype(encoder.dtype, np.signedinteger):
+        joined = node("Cast", [joined], to=TensorProto.INT64)
+    shape: str = scope.get_unique_variable_name("undrift_encoder_shape")
+    container.add_initializer(shape, TensorProto.INT64, [2], [-1, operator.outputs[0].type.shape[1]])
+    container.add_node("Reshape", [joined, shape], [operator.outputs[0].full_name], op_version=13,
+                       name=scope.get_unique_operator_name("Reshape"))  # fmt: skip
 
 
 def _add_nodes(scope: Any, container: Any, nodes: Sequence[Any]) -> None:
