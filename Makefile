@@ -26,7 +26,7 @@ test: ## all tests; ARGS="tests/state -k lease" for some, WORKERS=0 for one proc
 
 test-heavy: export HEAVY_TESTS := 1
 test-heavy: export OMP_NUM_THREADS := 1
-test-heavy: ## tests with PyTorch, TensorFlow, Keras, CatBoost, MLServer and Transformers, in environments of their own (3 GB)
+test-heavy: ## tests with PyTorch, TensorFlow, Keras, CatBoost, Spark, MLServer and Transformers, in environments of their own (3 GB)
 	@scripts/heavy
 	.venv-heavy/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/heavy $(ARGS)
 	KERAS_BACKEND=tensorflow .venv-heavy/bin/python -m pytest -n $(WORKERS) tests/heavy/test_keras.py

@@ -74,6 +74,7 @@ def explaining(port: int, rows: list[dict[str, Any]], seconds: float, method: st
     assert process.stdin is not None
     process.stdin.write(json.dumps(rows))
     process.stdin.close()
+    process.stdin = None  # else `communicate` would use it once more
     return process
 
 

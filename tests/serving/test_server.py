@@ -64,6 +64,27 @@ def test_workers_share_the_port_and_tell_what_they_follow(serve: Serve, routed: 
     assert list((server.folder / ".undrift/serve").glob("*.json")) == []
 
 
+def test_clients_that_come_together_are_shared_out_among_the_workers(serve: Serve, routed: Routed) -> None:
+    server = serve(routed("r-one"), settings="workers = 2")
+    server.wait(lambda: len(server.acks()) == 2, "acknowledged twice")
+    workers, fewest = server.workers(), 0
+    for _ in range(10):
+        before = [len(os.listdir(f"/proc/{worker}/fd")) for worker in workers]
+        clients = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(16)]
+        for client in clients:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+        for client in clients:
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+        held = [len(os.listdir(f"/proc/{worker}/fd")) - n for worker, n in zip(workers, before, strict=True)]
+        fewest += max(0, min(held))
+        for client in clients:
+            client.close()
+        opened = sum(before) + 8  # a worker opens files of its own meanwhile
+        server.wait(lambda: sum(len(os.listdir(f"/proc/{w}/fd")) for w in workers) <= opened, "closed")  # noqa: B023
+    assert fewest >= 24, "of 160, by chance about 70; a worker that is off its core for a moment gets fewer"
+    assert server.stop() == 0
+
+
 def test_a_table_that_cannot_be_read_changes_nothing(serve: Serve, routed: Routed) -> None:
     server = serve(routed("r-one"))
     (server.folder / ".undrift/routing.json").write_text("{")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import socket
 import struct
 import time
@@ -16,7 +17,7 @@ from typing import Final
 
 from undrift.serving.connection import Clock, Connection, Office
 
-__all__ = ["Listener", "refuse_new"]
+__all__ = ["BACKLOG", "Listener", "refuse_new"]
 
 SWEEP_SECONDS: Final = 0.1
 KEEP_ALIVE_SECONDS: Final = 75.0
@@ -25,6 +26,12 @@ LINGER_SECONDS: Final = 0.3
 UNASKED_SECONDS: Final = 1.0
 """How long a drain keeps a connection on which nothing was asked yet: whoever connected is about to ask."""
 
+BACKLOG: Final = 2048
+"""Connections that the kernel holds until somebody accepts them."""
+BREATH_SECONDS: Final = 0.5
+"""How long nobody is accepted after the process or the machine had no file or memory left for one more."""
+
+_SCARCE: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _SO_ATTACH_FILTER: Final = 26  # Linux; the socket module does not name it
 _NO_SYN: Final = (
     (0x30, 0, 0, 13),  # load the byte of the TCP header that holds the flags
@@ -62,6 +69,9 @@ def _queued(listening: socket.socket) -> int:
 class Listener:
     """Accepts connections from a socket that other processes may share.
 
+    One at each look at the socket: of clients that come together, every process that is free gets its share. (uvloop's
+    own server accepts until the queue is empty; then one worker had all sixteen clients and the other none.)
+
     Parameters
     ----------
     office : who answers; told to be draining by `drain`.
@@ -75,14 +85,52 @@ class Listener:
         self._office, self._listening, self._max_body = office, listening, max_body
         self._slow = slow_seconds
         self._clock = Clock()
+        self._arriving = set[asyncio.Task[None]]()
+        self._closed = False
         self._tick()
 
     async def start(self) -> None:
         """Accept from now on."""
-        loop = asyncio.get_running_loop()
-        make = lambda: Connection(self._office, self.connections, self._clock, self._max_body)  # noqa: E731
-        self._server = await loop.create_server(make, sock=self._listening, backlog=2048)
-        self._sweeping = loop.create_task(self._sweep())
+        self._loop = asyncio.get_running_loop()
+        self._listening.setblocking(False)
+        self._listening.listen(BACKLOG)
+        self._accept_more()
+        self._sweeping = self._loop.create_task(self._sweep())
+
+    def _accept_more(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listening.accept()
+            accepted.setblocking(False)
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another process was faster, or the client has left
+        except OSError as error:
+            if error.errno not in _SCARCE:
+                raise
+            self._loop.remove_reader(self._listening)
+            self._loop.call_later(BREATH_SECONDS, self._accept_more)
+            return
+        task = self._loop.create_task(self._connect(accepted))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    async def _connect(self, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(self._office, self.connections, self._clock, self._max_body), accepted
+            )
+        except OSError:  # it has gone already
+            accepted.close()
+
+    def _close(self) -> None:
+        """Accept nobody any more."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
 
     async def drain(self, patience: float) -> None:
         """Accept what is queued, answer what is asked, close what asks nothing; at most ``patience`` seconds."""
@@ -90,9 +138,9 @@ class Listener:
         began = time.monotonic()
         while time.monotonic() - began < patience:
             gone = time.monotonic() - began
-            if gone > LINGER_SECONDS and self._server.is_serving() and not _queued(self._listening):
-                self._server.close()
-            if not self._server.is_serving() and not self.connections:
+            if gone > LINGER_SECONDS and not self._closed and not _queued(self._listening):
+                self._close()
+            if self._closed and not self.connections and not self._arriving:
                 break
             for connection in [*self.connections]:
                 wait = LINGER_SECONDS if connection.answered else UNASKED_SECONDS
@@ -100,7 +148,7 @@ class Listener:
                     connection.sweep(idle=wait, slow=self._slow)
             await asyncio.sleep(0.02)
             self._tick()
-        self._server.close()
+        self._close()
         self._sweeping.cancel()
         for connection in [*self.connections]:
             connection.close()

@@ -22,7 +22,7 @@ import msgspec
 
 from undrift.errors import ServeError, StateError
 from undrift.plugins import resolve_path
-from undrift.serving.listener import refuse_new
+from undrift.serving.listener import BACKLOG, refuse_new
 from undrift.serving.telemetry import notice
 from undrift.settings import Settings
 
@@ -33,7 +33,6 @@ FIRST_DELAY: Final = 0.1
 LAST_DELAY: Final = 5.0
 HOPELESS: Final = 5
 BIND_SECONDS: Final = 1.5
-BACKLOG: Final = 2048
 LEFT: Final = (".json", ".health")
 """What each worker leaves beside the spool, under its process id."""
 THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
