@@ -1,4 +1,4 @@
-"""Tests with libraries of hundreds of megabytes (PyTorch, Keras, CatBoost, MLServer): `make test-heavy` runs them.
+"""Tests with libraries of hundreds of megabytes (PyTorch, TensorFlow, CatBoost, Spark, MLServer, ...): `make test-heavy` runs them.
 
 Their environment is made by scripts/heavy on top of the usual one; elsewhere they are left out, not skipped.
 """
@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:torch.*")
     config.addinivalue_line("filterwarnings", "ignore::FutureWarning:torch.*")
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:keras.*")
+    config.addinivalue_line("filterwarnings", "ignore:PySpark does not yet fully support pandas:FutureWarning")
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
 
