@@ -1,4 +1,4 @@
-"""Tests with libraries of hundreds of megabytes (PyTorch, TensorFlow, CatBoost, Spark, MLServer, ...): `make test-heavy` runs them.
+"""Tests with libraries of hundreds of megabytes (PyTorch, TensorFlow, Spark, ...): `make test-heavy` runs them.
 
 Their environment is made by scripts/heavy on top of the usual one; elsewhere they are left out, not skipped.
 """
