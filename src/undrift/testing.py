@@ -188,7 +188,7 @@ class FaultyPredictor:
         time.sleep(faults.delay_ms / 1000 if any(hit) else 0)
         if faults.error and any(hit):
             raise PredictionError(faults.error)
-        script = faults.scripted.get(script_name(self._inner.manifest), {})
+        script = faults.scripted.get(script_name(self._inner.manifest), {}) if faults.scripted else {}
         names = [given.name for given in self._inner.manifest.interface.inputs] if script else []
         keys = [script_key(columns[name][i] for name in names) for i in range(n)] if script else []
         if any(script.get(key, ()) is None for key in keys):
