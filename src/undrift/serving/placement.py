@@ -153,7 +153,10 @@ class Placement:
         """The endpoint a route asks for; failing that the present one; failing that the champion alone."""
         revisions: dict[str, Revision] = {}
         failed: dict[str, str] = {}
-        opened = await asyncio.gather(*map(self._revision, route.revisions), return_exceptions=True)
+        # the first by itself: two threads that import the same libraries at once may see one of them half imported
+        first = 0 if self._loaded else 1
+        opened = await asyncio.gather(*map(self._revision, route.revisions[:first]), return_exceptions=True)
+        opened += await asyncio.gather(*map(self._revision, route.revisions[first:]), return_exceptions=True)
         for placed, found in zip(route.revisions, opened, strict=True):
             if isinstance(found, Revision):
                 revisions[placed.revision] = found
