@@ -115,8 +115,9 @@ def waited(what: Any, seconds: float = 120.0) -> Any:
 def begun(folder: Path, scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [*UNDRIFT, "rehearse", "silent_garbage", "--live", "--rows", "60"]
     child = subprocess.Popen(
-        command, cwd=folder, env={**os.environ, "TMPDIR": str(scratch)}, stderr=subprocess.PIPE, start_new_session=True
-    )
+        command, cwd=folder, env={**os.environ, "TMPDIR": str(scratch)}, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )  # fmt: skip
     try:
         yield child
     finally:
