@@ -32,6 +32,11 @@ BREATH_SECONDS: Final = 0.5
 """How long nobody is accepted after the process or the machine had no file or memory left for one more."""
 
 _SCARCE: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_LOST: Final = frozenset(
+    (errno.ENETDOWN, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EOPNOTSUPP,
+     errno.ENETUNREACH, errno.EPERM)
+)  # fmt: skip
+"""What accept(2) of Linux tells of a connection that is lost already, or that a firewall forbids."""
 _SO_ATTACH_FILTER: Final = 26  # Linux; the socket module does not name it
 _NO_SYN: Final = (
     (0x30, 0, 0, 13),  # load the byte of the TCP header that holds the flags
@@ -69,8 +74,9 @@ def _queued(listening: socket.socket) -> int:
 class Listener:
     """Accepts connections from a socket that other processes may share.
 
-    One at each look at the socket: of clients that come together, every process that is free gets its share. (uvloop's
-    own server accepts until the queue is empty; then one worker had all sixteen clients and the other none.)
+    One at each look at the socket, so that of clients that come together none takes all before others have looked.
+    (uvloop's own server accepts until the queue is empty; then one worker had all sixteen clients and the other none.)
+    Who gets how many is chance: the process that looks first.
 
     Parameters
     ----------
@@ -108,6 +114,8 @@ class Listener:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another process was faster, or the client has left
         except OSError as error:
+            if error.errno in _LOST:
+                return
             if error.errno not in _SCARCE:
                 raise
             self._loop.remove_reader(self._listening)
