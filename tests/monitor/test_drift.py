@@ -172,3 +172,18 @@ def test_a_column_that_is_nearly_always_one_value_rises_and_falls_and_is_seen() 
         (found,) = judge_drift(MONITOR, rows, known, START + timedelta(days=7))
         assert found.verdict is Verdict.FAIL, found.why
         assert found.measurement.value == pytest.approx(float((now != before[0]).mean()))
+
+
+def test_a_rare_share_of_few_rows_does_not_drift_by_chance() -> None:
+    # 17 rows a day of which one in twenty lies below the cut: a week holds six of them, and now and then none or many
+    rng = np.random.default_rng(5)
+    reference = Reference(edges=(0.0,), counts=(5_000.0, 95_000.0))
+    monitor = Monitor(name="d", kind="drift", history="60d", budget=0.05, practical=0.001, persistence=(1, 1))
+    nothing = pa.table({"score": pa.array([], pa.float64())})
+    alarms = 0
+    for _ in range(1_000):
+        history = {"x": slots(np.full(67, 0.05), 17, rng)}
+        (found,) = judge_drift(monitor, nothing, {"x": reference}, START + timedelta(days=67), history=history)
+        alarms += found.verdict is Verdict.FAIL
+    # the normal law of what was seen alone had many more
+    assert alarms <= 1_000 * monitor.alpha(1, 30)

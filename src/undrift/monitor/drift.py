@@ -231,8 +231,8 @@ def _evidence(
     effect, behind = 1.0, count
     if usual is not None:
         share = shares_of(reference, counts) / counts.sum()
-        chance = float((share * (1 - share)).sum()) / float(counts.sum())
-        effect, behind = (1 + float(usual.variance.sum()) / chance if chance > 0 else 1.0), int(usual.days)
+        by_chance = float((share * (1 - share)).sum()) / float(counts.sum())
+        effect, behind = (1 + float(usual.variance.sum()) / by_chance if by_chance > 0 else 1.0), int(usual.days)
     else:
         effect = _design_effect(by_day(days, table))
     measure = monitor.distance or ("kolmogorov_smirnov" if reference.edges else "total_variation")
@@ -243,8 +243,10 @@ def _evidence(
         return plain
     n, m = reference.n, float(counts.sum())
     before, now = (shares_of(reference, c) for c in (plain.before, counts))
-    share = (now + 1) / (m + 2)  # a share of none has an error too (Agresti and Caffo 2000)
-    error = np.sqrt(usual.variance * (1 + m / n) + share * (1 - share) * (1 / m + 1 / n))
+    shares = np.stack([(now + 1) / (m + 2), before / n])  # a share of none has an error too (Agresti and Caffo 2000)
+    # that of the wider of both shares: a normal law is too narrow towards the tails of few rows
+    chance = (shares * (1 - shares)).max(axis=0)
+    error = np.sqrt(usual.variance * (1 + m / n) + chance * (1 / m + 1 / n))
     return _OfShares(np.abs(now / m - before / n), error, usual, None if reference.edges else plain, effect)
 
 
