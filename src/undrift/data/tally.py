@@ -71,19 +71,26 @@ def tally(name: str, column: pa.ChunkedArray, edges: tuple[float, ...] | None) -
 
 
 def count_cells(name: str, column: pa.ChunkedArray, edges: tuple[float, ...]) -> ColumnProfile:
-    """Numbers counted between edges and nothing else: what distances on cells need, in a fifth of the time of `tally`.
+    """Numbers counted between edges, and the frequent ones of texts, and nothing else: what distances on cells need, in
+    a fifth of the time of `tally`.
 
-    Texts and booleans are counted as by `tally`. The counts are the same; moments, extremes, quantiles, frequent and
-    distinct values of numbers are left empty, so this is for comparing, not for keeping.
+    The counts are those of `tally`; moments, extremes, quantiles, frequent values of numbers, lengths and shapes of
+    texts, and distinct values are left empty, so this is for comparing, not for keeping.
     """
+    if pa.types.is_dictionary(column.type) and not _is_text(column.type.value_type):
+        return tally(name, column, edges)
     kind = _kind(name, column.type)
+    if kind == "string":
+        values, counts = _value_counts(column)
+        nulls = len(column) - int(counts.sum())
+        return ColumnProfile(kind=kind, n=len(column), nulls=nulls, common=_frequent(values, counts))
     if kind not in ("number", "integer") or not edges or pa.types.is_decimal(column.type):
         return tally(name, column, edges)
     n, nulls, infinite = len(column), column.null_count, 0
     below = np.zeros(len(edges), dtype=np.int64)
     flags = np.empty(_BLOCK, dtype=bool)
     for chunk in (column.drop_null() if nulls else column).chunks:
-        numbers = chunk.to_numpy(zero_copy_only=False)
+        numbers = np.from_dlpack(chunk)  # to_numpy would import pandas where that is installed
         for start in range(0, len(numbers), _BLOCK):
             block = numbers[start : start + _BLOCK].astype(np.float64, copy=False)
             with np.errstate(invalid="ignore", over="ignore"):
@@ -175,9 +182,6 @@ def _texts(column: pa.ChunkedArray, n: int, edges: tuple[float, ...] | None) -> 
     """Counted by different value first; lengths and shapes are looked at once for each."""
     values, counts = _value_counts(column)
     nulls = n - int(counts.sum())
-    order = np.argsort(-counts, kind="stable")[: _TEXTS + 1]
-    top = values.take(pa.array(order)).to_pylist()
-    common = FrequentValues.of(dict(zip(top, counts[order].tolist(), strict=True)), _TEXTS)
     lengths = pc.utf8_length(values).to_numpy(zero_copy_only=False).astype(np.int64)
     spread = np.bincount(lengths, weights=counts) if lengths.size else np.zeros(0)
     x = np.repeat(np.arange(spread.size, dtype=np.float64), spread.astype(np.int64))
@@ -187,10 +191,18 @@ def _texts(column: pa.ChunkedArray, n: int, edges: tuple[float, ...] | None) -> 
         kind="string",
         n=n,
         nulls=nulls,
-        common=common,
+        common=_frequent(values, counts),
         distinct=DistinctValues.of_texts(values),
         shapes=_shapes(values, counts),
     )
+
+
+def _frequent(values: pa.Array, counts: NDArray[np.int64]) -> FrequentValues:
+    """The most frequent of different texts."""
+    order = np.ascontiguousarray(np.argsort(-counts, kind="stable")[: _TEXTS + 1], dtype=np.int64)
+    # by its buffer: pyarrow.array would import pandas where that is installed
+    top = values.take(pa.Array.from_buffers(pa.int64(), order.size, [None, pa.py_buffer(order)])).to_pylist()
+    return FrequentValues.of(dict(zip(top, counts[order].tolist(), strict=True)), _TEXTS)
 
 
 def _value_counts(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
@@ -200,7 +212,7 @@ def _value_counts(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]
     whole = column.unify_dictionaries().combine_chunks()
     if isinstance(whole, pa.ChunkedArray):  # no chunks at all
         whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], column.type)
-    codes = whole.indices.drop_null().to_numpy(zero_copy_only=False)
+    codes = np.from_dlpack(whole.indices.drop_null())
     values = whole.dictionary.cast(pa.string())
     counts = np.bincount(codes, minlength=len(values)).astype(np.int64)
     seen = np.flatnonzero(counts)
