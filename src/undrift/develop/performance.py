@@ -20,12 +20,14 @@ from undrift.develop.rows import Answers, answer
 from undrift.develop.segments import segment_texts
 from undrift.errors import DataError
 from undrift.stats.compare import paired_difference
+from undrift.stats.ranking import areas_within
 from undrift.stats.summary import Estimate, Moments, per_unit
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "FEWEST_OF_A_CLASS",
     "LOSSES",
     "OBJECTIVES",
     "Performance",
@@ -52,6 +54,8 @@ OBJECTIVES: Final[Mapping[str, str]] = {task: losses[0] for task, losses in LOSS
 #: Probabilities are kept this far from 0 and 1 in the log loss (scikit-learn does the same with float32's epsilon), so
 #: one sure mistake costs 16, not infinity.
 _CLIP: Final = float(np.finfo(np.float32).eps)
+#: Rows of each class below which an area under the ROC curve is not told: its standard error is not to be believed.
+FEWEST_OF_A_CLASS: Final = 20
 _MOST_SEGMENTS: Final = 200
 _FEWEST_DAYS: Final = 8
 _BLOCKS: Final = 40
@@ -263,23 +267,28 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
     """What a version leads us to expect of each loss, measured on rows it was not trained on.
 
     ``losses``: mean and interval. ``moments``: count, mean and squared deviations over rows. ``segments``: the same
-    moments by segment (``carrier=UA``) and loss.
+    moments by segment (``carrier=UA``) and loss. ``ranking``: of two classes, the area under the ROC curve among rows
+    of the same unit of time, under ``""`` of all rows and by segment; without what cannot be told (rows without times,
+    one unit), and empty in bundles written before it was kept.
     """
 
     losses: dict[str, Estimate]
     moments: dict[str, Moments]
     segments: dict[str, dict[str, Moments]] = {}
+    ranking: dict[str, Estimate] = {}
 
     @classmethod
     def of(cls, scored: Scored, level: float = 0.95) -> Performance:
         """Measure it on rows the model was not trained on."""
+        segments = scored.segments()
         return cls(
             losses={name: mean_interval(values, scored.units, level) for name, values in scored.losses.items()},
             moments={name: Moments.of(values) for name, values in scored.losses.items()},
             segments={
                 segment: {name: Moments.of(values[rows]) for name, values in scored.losses.items()}
-                for segment, rows in scored.segments().items()
+                for segment, rows in segments.items()
             },
+            ranking=_ranking(scored, segments, level),
         )
 
     @classmethod
@@ -287,3 +296,21 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
         """What a bundle's manifest says, under ``trained["performance"]``; None where it says nothing."""
         said = manifest.trained.get("performance")
         return None if said is None else msgspec.convert(said, cls)
+
+
+def _ranking(scored: Scored, segments: Mapping[str, NDArray[np.intp]], level: float) -> dict[str, Estimate]:
+    """The area under the ROC curve within units, of all rows and by segment, with Student's interval over units."""
+    from scipy.special import stdtrit
+
+    if scored.interface.task != "binary" or scored.time is None:
+        return {}
+    score, positive = scored.raw[:, 1], scored.label == 1
+    found = {}
+    for name, rows in {"": np.arange(scored.n), **segments}.items():
+        areas = areas_within(score[rows], positive[rows], scored.units[rows])
+        value, error, units = areas.mean()
+        if units > 1 and min(areas.positives.sum(), areas.negatives.sum()) >= FEWEST_OF_A_CLASS:
+            half = float(stdtrit(units - 1, (1 + level) / 2)) * error
+            n = int(areas.positives.sum() + areas.negatives.sum())
+            found[name] = Estimate(value=value, lower=value - half, upper=value + half, n=n, level=level)
+    return found

@@ -15,6 +15,7 @@ import msgspec
 
 from undrift.develop.bundle import Interface
 from undrift.finding import Finding, Verdict
+from undrift.monitor.monitors import ROC_AUC
 
 __all__ = ["Cause", "Lost", "explain", "lost", "ranked"]
 
@@ -133,11 +134,16 @@ def lost(found: Finding, errors: tuple[float, float] | None = None, value_per_er
     expected = seen.detail.get("expected")
     if seen.value is None or expected is None or seen.n <= 0:
         return None
-    total = (seen.value - float(expected)) * seen.n
+    if seen.name == ROC_AUC:  # no row has one: what is lost can be told in errors alone
+        if errors is None:
+            return None
+        name, total = "error", (errors[0] - errors[1]) * seen.n
+    else:
+        name, total = seen.name, (seen.value - float(expected)) * seen.n
     if errors is None:
-        return Lost(seen.name, total, seen.n)
+        return Lost(name, total, seen.n)
     more = max(0.0, (errors[0] - errors[1]) * seen.n)
-    return Lost(seen.name, total, seen.n, more, more * value_per_error if value_per_error > 0 else None)
+    return Lost(name, total, seen.n, more, more * value_per_error if value_per_error > 0 else None)
 
 
 def explain(found: Finding, causes: Sequence[Cause], cost: Lost | None = None) -> Finding:

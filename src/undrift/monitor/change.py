@@ -14,9 +14,9 @@ import numpy as np
 
 from undrift.finding import Finding, Verdict
 from undrift.ids import from_micros
+from undrift.monitor.days import DAY
 from undrift.monitor.evidence import Evidence, metric_of
 from undrift.monitor.monitors import Monitor, found
-from undrift.monitor.performance import DAY
 from undrift.stats.change import cusum_evidence
 
 __all__ = ["BOUNDS", "judge_change"]

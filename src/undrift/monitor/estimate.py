@@ -17,10 +17,10 @@ from undrift.develop.bundle import Interface
 from undrift.develop.performance import loss_arrays
 from undrift.finding import Finding, Interval, Verdict, Window
 from undrift.ids import to_micros
+from undrift.monitor.days import DAY, FEWEST_ROWS
 from undrift.monitor.evidence import Evidence, metric_of
 from undrift.monitor.frames import column, columns_of, inside, numeric
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
-from undrift.monitor.performance import DAY, FEWEST_ROWS
 from undrift.stats.calibration import CalibrationMap
 
 if TYPE_CHECKING:

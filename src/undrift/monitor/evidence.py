@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from undrift.deploy.traffic import values_of
 from undrift.develop.bundle import Interface
-from undrift.develop.performance import Performance
+from undrift.develop.performance import Performance, label_codes
 from undrift.finding import Window
 from undrift.monitor.frames import inside, micros, outside
-from undrift.monitor.monitors import Monitor
+from undrift.monitor.monitors import ROC_AUC, Monitor
 from undrift.stats.summary import Estimate
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ Bools = NDArray[np.bool_]
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """The loss a version leads to expect, and the standard error with which that was measured; infinite if unknown."""
+    """The loss, or area under the ROC curve, that a version leads to expect, and the standard error with which that was
+    measured; infinite if unknown.
+    """
 
     value: float
     error: float = 0.0
@@ -104,6 +106,19 @@ class Evidence:
             return np.zeros(0)
         return values_of(self.rows, self.interface, [metric])[metric]
 
+    @cached_property
+    def ranked(self) -> tuple[NDArray[np.float64], Bools]:
+        """The score of each row, NaN where there is no label, and whether its label is the positive class; (n,)."""
+        none = np.zeros(self.rows.num_rows, dtype=bool)
+        if not self.rows.num_rows:
+            return np.zeros(0), none
+        score = values_of(self.rows, self.interface, ["labelled_score"])["labelled_score"]
+        known = np.isfinite(score)
+        labels = self.rows["label"].combine_chunks().filter(known).dictionary_encode()
+        positive = label_codes(self.interface, labels.dictionary.to_pylist()) == 1
+        none[known] = positive[labels.indices.to_numpy()]
+        return score, none
+
     def valid(self, name: str) -> Bools:
         """Where a column of the rows has a value."""
         values: Any = self.rows[name]
@@ -111,12 +126,12 @@ class Evidence:
 
 
 def metric_of(monitor: Monitor, interface: Interface) -> str:
-    """The loss a monitor watches."""
+    """The loss a monitor watches, or `ROC_AUC`."""
     return monitor.metric or ("absolute_error" if interface.task == "regression" else "log_loss")
 
 
 def expectations(performance: Performance) -> dict[str, Expected]:
-    """The expected loss of each metric, and of each segment as ``metric[carrier=UA]``.
+    """The expected loss of each metric, and of each segment as ``metric[carrier=UA]``; `ROC_AUC` where it was kept.
 
     The error of the whole follows from its interval over days. That of a segment is of its rows, raised by as much as
     days raise that of the whole (the design effect, Kish 1965); infinite where fewer than `FEWEST_EXPECTED` rows were
@@ -135,6 +150,8 @@ def expectations(performance: Performance) -> dict[str, Expected]:
             enough = moments.n >= FEWEST_EXPECTED
             error = raised[metric] * sqrt(moments.variance / moments.n) if enough else float("inf")
             found[f"{metric}[{segment}]"] = Expected(moments.mean, error)
+    for segment, estimate in performance.ranking.items():
+        found[f"{ROC_AUC}[{segment}]" if segment else ROC_AUC] = Expected(estimate.value, _error(estimate))
     return found
 
 

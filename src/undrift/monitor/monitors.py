@@ -18,7 +18,7 @@ from undrift.finding import Finding, Interval, Measurement, Verdict, Window
 from undrift.ids import duration
 from undrift.stats.calibration import Persistence, level_per_overlapping_test, level_per_test
 
-__all__ = ["FEWEST_DAYS", "Monitor", "found", "healthy"]
+__all__ = ["FEWEST_DAYS", "ROC_AUC", "Monitor", "found", "healthy"]
 
 Kind = Literal[
     "feed",
@@ -47,6 +47,8 @@ FEWEST_DAYS: Final[dict[str, int]] = {
     "attribution": 5,
 }
 """Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
+ROC_AUC: Final = "roc_auc"
+"""What a performance monitor of two classes may judge instead of a loss."""
 TOGETHER: Final = ("reconstruction", "domain_auc", "mean_shift", "mmd")
 SHORTEST: Final[dict[str, int]] = {"drift": 1, "multivariate": 1, "performance": 4}
 """Kinds that alarm only if their last window is beyond, and the share of it (one in so many) that is judged too."""
@@ -97,8 +99,9 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     columns : which columns; all if empty.
     source : which source (feed); all the model's views use if empty.
     metric : which loss (performance, estimate, slices); empty for ``log_loss`` of classifiers and ``absolute_error`` of
-        regression. Which measure (multivariate): ``reconstruction`` or ``domain_auc``, both if empty; of an
-        embedding in ``columns``, ``mean_shift`` or ``mmd``.
+        regression. Of two classes also ``roc_auc`` (performance): how well scores rank the rows of a day. Which measure
+        (multivariate): ``reconstruction`` or ``domain_auc``, both if empty; of an embedding in ``columns``,
+        ``mean_shift`` or ``mmd``.
     history : how far back kept profiles tell how days and weeks naturally differ (drift), as ``60d``; empty for none:
         then the days of the window alone have to.
     distance : which one (drift): a name of `undrift.data.difference.MEASURES`; empty for Kolmogorov-Smirnov of numbers
@@ -122,7 +125,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         which would otherwise never see enough days to judge. The kind's default if empty: 1d (feed, silent), 7d
         (drift), 14d (performance).
     practical : size below which nothing is said: a distance in [0, 1] (drift), a share of rows (feed, silent: nulls), a
-        share of the expected loss (performance: 0.1 is ten per cent worse). None for the kind's default.
+        share of the expected loss (performance: 0.1 is ten per cent worse; of ``roc_auc`` a share of what is expected
+        above 0.5). None for the kind's default.
     persistence : an alarm needs k of the last n ticks.
     budget : false alarms tolerated in 30 days for this monitor, all columns and segments together.
     severity, actions : of its incidents; ``retrain`` lets the trigger act on them, ``freeze`` keeps rollouts from
@@ -201,6 +205,11 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise DeclarationError(
                 f"monitor {self.name!r}: unknown metric {self.metric!r} of kind multivariate; known: "
                 f"{', '.join(TOGETHER)}."
+            )
+        if self.metric == ROC_AUC and self.kind in ("change", "estimate", "slices"):
+            raise DeclarationError(
+                f"monitor {self.name!r}: kind {self.kind!r} judges losses of rows, and {ROC_AUC} is no row's.",
+                hint=f'Say kind="performance" for {ROC_AUC}, or leave the metric out.',
             )
         unknown = set(self.acts) - ACTIONS
         if unknown:
@@ -301,6 +310,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if steps <= 1:
             return level_per_test(self.budget, ticks, max(tests, 1), self.lasting)
         length = max(int(steps / SHORTEST[self.kind]), min(FEWEST_DAYS[self.kind], int(steps)))
+        if self.kind == "performance" and self.metric == ROC_AUC:
+            length = 1  # its latest day is judged too
         rule = None if self.kind == "multivariate" else self.lasting  # which looks at its last window alone
         return level_per_overlapping_test(self.budget, ticks, max(tests, 1), length, rule)
 

@@ -16,6 +16,7 @@ from undrift.develop.bundle import Interface, Task
 from undrift.develop.performance import LOSSES, OBJECTIVES, Scored, loss_arrays, mean_interval
 from undrift.errors import DataError
 from undrift.finding import Interval, Measurement
+from undrift.stats.ranking import shares_won
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -221,18 +222,12 @@ def _roc_auc(scored: Scored) -> Influence:
 
     Summed by unit this is Obuchowski's (1997) variance for clustered rows.
     """
-    from scipy.stats import rankdata
-    from sklearn.metrics import roc_auc_score
-
-    score, positive = scored.raw[:, 1], scored.label == 1
+    positive = scored.label == 1
     m, k = int(positive.sum()), int((~positive).sum())
     if not m or not k:
         return "only one class is among the rows"
-    ranks = rankdata(score)
-    won = np.empty(scored.n)
-    won[positive] = (ranks[positive] - rankdata(score[positive])) / k
-    won[~positive] = 1.0 - (ranks[~positive] - rankdata(score[~positive])) / m
-    auc = float(roc_auc_score(scored.label, score))
+    won = shares_won(scored.raw[:, 1], positive)
+    auc = float(won[positive].mean())
     return auc, (won - auc) * np.where(positive, scored.n / m, scored.n / k)
 
 
