@@ -20,7 +20,6 @@ from streams import CHANGED, DELAY, LEVELS, ONSET, REFERENCE_DAYS, STRENGTHS, WA
 from undrift.data.contract import Contract, Field
 from undrift.data.profile import Profile
 from undrift.develop.bundle import Interface
-from undrift.develop.performance import mean_interval
 from undrift.finding import Finding, Verdict
 from undrift.monitor.cells import Reference, Slots, reference_from
 from undrift.monitor.drift import judge_drift
@@ -29,6 +28,7 @@ from undrift.monitor.integrity import judge_integrity
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.multivariate import judge_multivariate
 from undrift.monitor.performance import judge_performance
+from undrift.stats.ranking import areas_within
 
 START = datetime(2025, 1, 6, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -45,7 +45,7 @@ MONITORS = {
     "segments": Monitor(name="segments", kind="drift", history="60d", practical=0.005, by_segment=True, budget=0.5),
     "integrity": Monitor(name="integrity", kind="integrity", practical=0.02, budget=0.25),
     "together": Monitor(name="together", kind="multivariate", metric="reconstruction", practical=0.02),
-    "quality": Monitor(name="quality", kind="performance", practical=0.02),
+    "quality": Monitor(name="quality", kind="performance", metric="roc_auc", practical=0.02),
 }
 ASKED = {
     "mean": ("drift",),
@@ -100,9 +100,11 @@ class Watch:
         before = [day for number, day in self.days.items() if number < 0]
         profile = Profile.of(pa.concat_tables([pa.table(columns(day)) for day in before]))
         self.reference = {n: reference_from(c) for n, c in profile.columns.items()}
-        losses = np.concatenate([_loss(d) for d in before])
-        found = mean_interval(losses, np.repeat(np.arange(len(before)), [len(d.label) for d in before]))
-        self.expected = {"log_loss": Expected(found.value, found.half_width / 1.96)}
+        score, label = (np.concatenate([getattr(d, name) for d in before]) for name in ("score", "label"))
+        value, error, _ = areas_within(
+            score, label, np.repeat(np.arange(len(before)), [len(d.label) for d in before])
+        ).mean()
+        self.expected = {"roc_auc": Expected(value, error)}
         self.at = np.array([int(START.timestamp() + number * 86_400) * 1_000_000 for number in self.days])
         self.slots: dict[str, Slots] = {}
         for name in NAMES:
@@ -180,11 +182,6 @@ class Watch:
 
 
 EMPTY = captured(0, Day(np.zeros((0, 20)), np.zeros((0, 10), dtype=int), np.zeros(0), np.zeros(0), np.zeros(0)), False)
-
-
-def _loss(day: Day) -> np.ndarray:
-    p = np.where(day.label == 1, day.score, 1 - day.score)
-    return np.asarray(-np.log(np.clip(p, 1e-7, 1)))
 
 
 def run(

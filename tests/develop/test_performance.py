@@ -135,3 +135,42 @@ def test_no_rows_have_no_losses_but_every_kind_of_them(task: str, interface_of: 
     losses = loss_arrays(interface_of(task), [], score=[], scores=[], prediction=[] if task != "regression" else None)
     assert set(losses) == set(LOSSES[task])
     assert all(values.shape == (0,) for values in losses.values())
+
+
+def test_how_well_the_rows_of_a_day_are_ranked_is_kept_with_its_interval_and_read_back(interface_of: Any) -> None:
+    rng = np.random.default_rng(8)
+    n, days = 3000, 30
+    p = rng.beta(2, 4, n)
+    label = (rng.random(n) < p).astype(np.int64)
+    time = np.datetime64("2026-01-01", "us") + np.sort(rng.integers(0, days * 86_400, n)).astype("timedelta64[s]")
+    table = pa.table({"carrier": rng.choice(["UA", "DL"], n), "rare": ["x"] * 15 + ["y"] * (n - 15)})
+    scored = Scored(
+        interface=interface_of(segments=("carrier", "rare")), table=table, label=label,
+        raw=np.column_stack([1 - p, p]), time=time,
+    )  # fmt: skip
+    found = Performance.of(scored)
+    assert set(found.ranking) == {"", "carrier=DL", "carrier=UA", "rare=y"}, "fifteen rows tell no area"
+    day = scored.units
+    by_day = [metrics.roc_auc_score(label[day == d], p[day == d]) for d in np.unique(day)]
+    sizes = [(m := label[day == d].sum()) * (k := (day == d).sum() - m) / (m + k) for d in np.unique(day)]
+    whole = found.ranking[""]
+    assert whole.value == pytest.approx(np.average(by_day, weights=sizes), abs=1e-12)
+    assert whole.lower < metrics.roc_auc_score(label, p) < whole.upper, "days are alike here"
+    # scikit-learn has no interval: Hanley and McNeil's (1982) is of the same size
+    assert 0.5 < whole.half_width / (1.96 * np.sqrt(whole.value * (1 - whole.value) / label.sum())) < 1.5
+    back = msgspec.convert(msgspec.to_builtins(found), Performance)
+    assert back == found
+    without = {name: value for name, value in msgspec.to_builtins(found).items() if name != "ranking"}
+    assert msgspec.convert(without, Performance).ranking == {}, "a bundle written before"
+
+
+def test_rows_without_times_or_of_other_tasks_tell_no_ranking_within_days(interface_of: Any) -> None:
+    rng = np.random.default_rng(9)
+    p, table = rng.random(200), pa.table({"carrier": ["UA"] * 200})
+    plain = Scored(
+        interface=interface_of(), table=table, label=rng.integers(0, 2, 200), raw=np.column_stack([1 - p, p])
+    )
+    assert Performance.of(plain).ranking == {}
+    time = np.datetime64("2026-01-01", "us") + np.arange(200).astype("timedelta64[h]")
+    number = Scored(interface=interface_of("regression"), table=table, label=p, raw=p, time=time)
+    assert Performance.of(number).ranking == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from undrift.data.contract import Contract, Field
@@ -123,3 +124,13 @@ def test_the_finding_says_its_cost_and_where_to_look() -> None:
     assert said.measurement.detail["lost"]["money"] == pytest.approx(2000.0)
     assert said.measurement.detail["causes"] == [["temp drifted", 0.72]]
     assert explain(bad, ()) is bad
+
+
+def test_what_a_ranking_has_lost_is_told_in_errors_alone() -> None:
+    seen = decayed(expected=0.8).measurement
+    bad = msgspec.structs.replace(decayed(), measurement=msgspec.structs.replace(seen, name="roc_auc", value=0.7))
+    assert lost(bad) is None, "an area is no sum over rows"
+    told = lost(bad, (0.25, 0.2), 40.0)
+    assert told is not None
+    assert (told.metric, told.total, told.errors) == ("error", pytest.approx(50.0), pytest.approx(50.0))
+    assert str(told) == "about 50 errors more than expected in 1000 rows, 2,000 in money"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from undrift.errors import DeclarationError
 from undrift.monitor.monitors import Monitor
 
 DAY = timedelta(days=1)
@@ -34,3 +36,14 @@ def test_other_kinds_judge_at_each_tick_and_longer_ticks_are_judged_all() -> Non
     assert Monitor(name="m", kind="silent").due(MIDNIGHT + timedelta(minutes=5), timedelta(minutes=5))
     week = timedelta(days=7)
     assert Monitor(name="m", kind="drift").every(week) == week
+
+
+@pytest.mark.parametrize("kind", ["change", "estimate", "slices"])
+def test_kinds_that_judge_losses_of_rows_refuse_a_ranking(kind: Any) -> None:
+    with pytest.raises(DeclarationError, match="judges losses of rows"):
+        Monitor(name="m", kind=kind, metric="roc_auc")
+
+
+def test_a_ranking_pays_for_looking_at_its_latest_day() -> None:
+    loss, ranking = (Monitor(name="m", kind="performance", metric=m, persistence=(1, 1)) for m in ("", "roc_auc"))
+    assert ranking.alpha(1) < loss.alpha(1)

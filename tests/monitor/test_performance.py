@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,8 +17,9 @@ from undrift.develop.performance import Performance, mean_interval
 from undrift.finding import Verdict, Window
 from undrift.monitor.evidence import Evidence, Expected, expectations
 from undrift.monitor.monitors import Monitor
-from undrift.monitor.performance import judge_performance
-from undrift.stats.summary import Moments
+from undrift.monitor.performance import decay_under_fault, judge_performance
+from undrift.stats.ranking import areas_within
+from undrift.stats.summary import Estimate, Moments
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
 INTERFACE = Interface(
@@ -144,3 +146,164 @@ def test_late_labels_hide_no_change_in_the_days_that_have_theirs() -> None:
     verdict, window = judged(0.07)
     assert verdict is Verdict.FAIL
     assert window == Window(START + timedelta(days=8), START + timedelta(days=11))
+
+
+RANKING = Monitor(name="ranking", kind="performance", metric="roc_auc")
+
+
+def ranked(rng: np.random.Generator, days: int, *, weak_from: int = 10**6, law: float = 1.0, n: int = 300) -> Any:
+    """Scores and labels of days that differ in their scores and, unseen by the model, in their rate of positives."""
+    day = np.repeat(np.arange(days), n)
+    x = rng.normal(size=day.size) + rng.normal(0, 0.5, days)[day]
+    hidden = rng.normal(-1, 0.4, days)[day]
+    label = rng.random(day.size) < 1 / (1 + np.exp(-hidden - np.where(day >= weak_from, law, 1.0) * x))
+    return day, 1 / (1 + np.exp(1 - x)), label
+
+
+def captured(day: Any, score: Any, label: Any, *, known: int = 10**6, carrier: Any = None) -> pa.Table:
+    n = len(day)
+    made = {
+        "event_time": pa.array(int(START.timestamp()) * 1_000_000 + day * 86_400_000_000, pa.timestamp("us", "UTC")),
+        "version": pa.array(np.ones(n), pa.int32()),
+        "score": score,
+        "prediction": pa.nulls(n, pa.string()),
+        "scores": pa.nulls(n, pa.list_(pa.float64())),
+        "error": pa.nulls(n, pa.string()),
+        "label": [str(int(v)) if d < known else None for d, v in zip(day, label, strict=True)],
+        "value": pa.nulls(n, pa.float64()),
+    }
+    if carrier is not None:
+        made["inputs"] = pa.StructArray.from_arrays([pa.array(carrier)], ["carrier"])
+    return pa.table(made)
+
+
+def usual(rng: np.random.Generator, days: int = 60) -> Expected:
+    day, score, label = ranked(rng, days)
+    value, error, _ = areas_within(score, label, day).mean()
+    return Expected(value, error)
+
+
+def of(rows: pa.Table, expected: dict[str, Expected], days: int, interface: Interface = INTERFACE) -> Evidence:
+    return Evidence(interface=interface, rows=rows, version=1, expected=expected, now=START + timedelta(days=days))
+
+
+def test_a_ranking_that_is_as_ever_passes_and_one_that_weakened_is_found_in_days() -> None:
+    rng = np.random.default_rng(21)
+    expected = {"roc_auc": usual(rng)}
+    same = captured(*ranked(rng, 14), known=11)
+    (held,) = judge_performance(RANKING, of(same, expected, 14))
+    assert held.verdict is Verdict.PASS
+    assert not held.measurement.detail["lingers"]
+    for law, changed in ((-1.0, 1), (0.3, 3)):
+        rows = captured(*ranked(rng, 14, weak_from=11 - changed, law=law), known=11)
+        (found,) = judge_performance(RANKING, of(rows, expected, 14))
+        assert found.verdict is Verdict.FAIL, f"{changed} days with labels since"
+        seen = found.measurement
+        assert seen.window == Window(START + timedelta(days=11 - changed), START + timedelta(days=11))
+        assert seen.name == "roc_auc"
+        assert seen.detail["cause"] == "roc_auc decayed"
+        assert seen.interval is not None
+        assert seen.value is not None
+        assert seen.value < seen.interval.upper < expected["roc_auc"].value
+        assert "of what is expected above chance" in found.why
+
+
+def test_only_what_is_lost_of_what_is_above_chance_beyond_the_practical_size_is_told() -> None:
+    rng = np.random.default_rng(22)
+    day, score, label = ranked(rng, 14, n=3000)
+    value, _, _ = areas_within(score, label, day).mean()
+    for lost, verdict in ((0.05, Verdict.PASS), (0.2, Verdict.FAIL)):
+        was = Expected(0.5 + (value - 0.5) / (1 - lost), 0.0)
+        (found,) = judge_performance(RANKING, of(captured(day, score, label), {"roc_auc": was}, 14))
+        assert found.verdict is verdict, f"{lost:.0%} lost, 10 % tolerated"
+
+
+@pytest.mark.parametrize("persistence", [(1, 1), (2, 3)])
+def test_false_alarms_of_a_ranking_stay_within_the_budget_though_days_differ(persistence: tuple[int, int]) -> None:
+    # no tolerance, so the budget of one alarm in 30 days is all that holds it; 40 months of days are judged
+    monitor = Monitor(name="r", kind="performance", metric="roc_auc", practical=0.0, persistence=persistence)
+    begun = 0
+    for seed in range(40):
+        rng = np.random.default_rng([seed, 23])
+        expected = {"roc_auc": usual(rng)}
+        day, score, label = ranked(rng, 46, n=120)
+        before = False
+        for now in range(16, 46):
+            near = (day >= now - 17) & (day < now)
+            rows = captured(day[near], score[near], label[near], known=now - 3)
+            failing = judge_performance(monitor, of(rows, expected, now))[0].verdict is Verdict.FAIL
+            begun += failing and not before
+            before = failing
+    # alarms come in bunches where a hold-out flatters by chance; a budget that is twice exceeded would give 80
+    assert begun <= 40
+
+
+def test_a_ranking_is_judged_by_segment_too() -> None:
+    rng = np.random.default_rng(24)
+    interface = msgspec.structs.replace(INTERFACE, segments=("carrier",))
+    day, score, label = ranked(rng, 14)
+    carrier = rng.choice(["UA", "DL"], day.size)
+    turned = (carrier == "DL") & (day >= 7)
+    rows = captured(day, score, np.where(turned, rng.random(day.size) < 0.3, label), carrier=carrier)
+    expected = {name: usual(rng) for name in ("roc_auc", "roc_auc[carrier=UA]", "roc_auc[carrier=DL]")}
+    monitor = Monitor(name="r", kind="performance", metric="roc_auc", by_segment=True)
+    found = judge_performance(monitor, of(rows, expected, 14, interface))
+    told = {f.measurement.where: f.verdict for f in found}
+    assert told["carrier=DL"] is Verdict.FAIL
+    assert told["carrier=UA"] is Verdict.PASS
+
+
+def test_a_ranking_that_nothing_was_kept_of_says_what_to_do() -> None:
+    rng = np.random.default_rng(25)
+    rows = captured(*ranked(rng, 14))
+    old = expectations(performance(np.array([0.1, 0.2]), np.array([0, 1])))
+    (found,) = judge_performance(RANKING, of(rows, old, 14))
+    assert found.verdict is Verdict.ERROR
+    assert "its bundle was written before that was kept" in found.why
+    assert "train or adopt it again" in found.why
+    number = msgspec.structs.replace(INTERFACE, task="regression", classes=())
+    (found,) = judge_performance(RANKING, of(rows, {}, 14, number))
+    assert found.verdict is Verdict.ERROR
+    assert "means nothing for a regression model" in found.why
+
+
+def test_what_cannot_be_ranked_is_inconclusive_and_never_passes() -> None:
+    rng = np.random.default_rng(26)
+    day, score, label = ranked(rng, 14)
+    expected = {"roc_auc": usual(rng)}
+    few = np.zeros(day.size, dtype=bool)
+    few[rng.choice(day.size, 10, replace=False)] = True
+    for truth in (np.zeros(day.size), np.ones(day.size), few):
+        (found,) = judge_performance(RANKING, of(captured(day, score, truth), expected, 14))
+        assert found.verdict is Verdict.INCONCLUSIVE
+        assert "of one class, too few to say" in found.why
+    (found,) = judge_performance(RANKING, of(captured(day, score, label), {"roc_auc": Expected(0.49, 0.01)}, 14))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "no better than chance" in found.why
+    (found,) = judge_performance(RANKING, of(captured(day, score, label, known=0), expected, 14))
+    assert found.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_ranking_that_suffers_under_a_fault_is_told_with_it() -> None:
+    rng = np.random.default_rng(27)
+    expected = {"roc_auc": usual(rng)}
+    fault = Window(START + timedelta(days=10), START + timedelta(days=14))
+    spoilt = captured(*ranked(rng, 14, weak_from=10, law=-1.0))
+    told = decay_under_fault(RANKING, of(spoilt, expected, 14), fault)
+    assert told is not None
+    assert told.verdict is Verdict.INCONCLUSIVE
+    assert told.measurement.detail["explained"]
+    assert decay_under_fault(RANKING, of(captured(*ranked(rng, 14)), expected, 14), fault) is None
+
+
+def test_what_a_bundle_keeps_of_its_ranking_is_what_is_expected() -> None:
+    kept = msgspec.structs.replace(
+        performance(np.array([0.1, 0.2, 0.3]), np.array([0, 1, 2])),
+        ranking={
+            "": Estimate(value=0.7, lower=0.68, upper=0.72, n=900, level=0.95),
+            "carrier=UA": Estimate(value=0.6, lower=0.55, upper=0.65, n=90, level=0.95),
+        },
+    )
+    found = expectations(kept)
+    assert found["roc_auc"] == Expected(0.7, pytest.approx(0.02 / 1.96, rel=1e-4))
+    assert found["roc_auc[carrier=UA]"] == Expected(0.6, pytest.approx(0.05 / 1.96, rel=1e-4))

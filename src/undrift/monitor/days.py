@@ -7,6 +7,7 @@ performance.py.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -95,14 +96,11 @@ class Ranks:
     def days(self, window: Window) -> Days:
         """Each day weighs as `stats.ranking.Areas.weight` says; its sum is that weight times its area."""
         first, last = (int(p) for p in np.searchsorted(self.times, [to_micros(window.start), to_micros(window.end)]))
-        of_row = self.times[first:last] // DAY
-        starts = first + np.flatnonzero(np.diff(of_row, prepend=np.iinfo(np.int64).min))
-        ends = [*starts[1:].tolist(), last]
-        columns = np.array(
-            [self._day(a, b) for a, b in zip(starts.tolist(), ends, strict=True)], dtype=np.float64
-        ).reshape(-1, 7).T  # fmt: skip
+        day, starts = np.unique(self.times[first:last] // DAY, return_index=True)
+        bounds = [*(first + starts).tolist(), last]
+        columns = np.array([self._day(*each) for each in pairwise(bounds)], dtype=np.float64).reshape(-1, 7).T
         rows, labelled, weight, sums, noise = columns[:5]
-        return Days(self.times[starts] // DAY, rows, labelled, weight, sums, noise, columns[5:])
+        return Days(day, rows, labelled, weight, sums, noise, columns[5:])
 
     def _day(self, first: int, last: int) -> tuple[float, ...]:
         if (first, last) not in self._ranked:
