@@ -42,7 +42,7 @@ INTERFACE = Interface(
 )  # fmt: skip
 MONITORS = {
     "drift": Monitor(name="drift", kind="drift", history="60d", practical=0.005),
-    "segments": Monitor(name="segments", kind="drift", history="60d", practical=0.005, by_segment=True, budget=0.5),
+    "segments": Monitor(name="segments", kind="drift", history="60d", practical=0.005, by_segment=True, budget=0.25),
     "integrity": Monitor(name="integrity", kind="integrity", practical=0.02, budget=0.25),
     "together": Monitor(name="together", kind="multivariate", metric="reconstruction", practical=0.02),
     "quality": Monitor(name="quality", kind="performance", metric="roc_auc", practical=0.02),
