@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,3 +39,15 @@ settings.load_profile("undrift")
 def _home_of_the_tests() -> Iterator[None]:
     yield
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def without_languages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a machine without the extra ``text``."""
+    from undrift.data import language
+
+    language._identifier.cache_clear()
+    for name in ("py3langid", "py3langid.langid"):
+        monkeypatch.setitem(sys.modules, name, None)
+    yield
+    language._identifier.cache_clear()

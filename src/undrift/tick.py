@@ -42,6 +42,7 @@ from undrift.monitor.influences import influences_of
 from undrift.monitor.monitors import Monitor
 from undrift.monitor.seasonal import seasonal_profiles
 from undrift.monitor.skew import sampled
+from undrift.monitor.texts import untold
 from undrift.monitor.watch import LOOK_BACK, Scene, look_back, watch
 from undrift.monitor.windows import WindowProfile, asked_for, history_of, keep_profiles, kept_profiles
 from undrift.project import FEEDS, Project
@@ -232,6 +233,7 @@ def scene_of(
         tick=tick,
         history=history,
         vocabularies=_words(folder),
+        untold=untold(_words(folder), reference) if any(m.kind == "drift" for m in due) else {},
         seasonal=seasonal,
         influences=_influences(project, due, manifest.interface, champion, rows, now, tick),
         leans_on=read_importance(Path(folder)) if any(m.kind == "attribution" for m in due) else None,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from undrift.data.contract import Contract, Field
 from undrift.data.profile import Profile
-from undrift.data.text import MEASURED, MOST_WORDS, Vocabulary, measured
+from undrift.data.text import MEASURED, MOST_WORDS, Vocabulary, measured, profile_of
 from undrift.errors import DeclarationError
 
 WORDS = [f"word{i}" for i in range(300)]
@@ -65,6 +66,21 @@ def test_profiles_of_what_is_measured_merge_whatever_the_batches() -> None:
         assert (added.columns[name].minimum, added.columns[name].maximum) == (column.minimum, column.maximum)
     assert added.columns["note.script"].top == whole.columns["note.script"].top == (("Latin", 3000),)
     assert Profile.from_json(added.to_json()) == added
+
+
+def test_rows_whose_language_was_not_told_do_not_count_as_rows_without_a_value() -> None:
+    texts = pa.chunked_array([["The driver was late and the package is broken.", None] * 50])
+    words, chosen = {"note": Vocabulary()}, np.arange(100) % 4 < 2
+    part = profile_of(measured({"note": texts}, words, chosen), words)
+    found = part.columns["note.language"]
+    assert (found.n, found.nulls, found.sampled, found.top) == (25, 0, True, (("en", 25),))
+    assert (part.n, part.columns["note.words"].n, part.columns["note.words"].nulls) == (100, 100, 50)
+    without = msgspec.structs.replace(part, columns={k: v for k, v in part.columns.items() if k != "note.language"})
+    for total in (part + without + part, without + part + part, part + part + without):
+        found = total.columns["note.language"]
+        assert (total.n, found.n, found.nulls, found.top) == (300, 50, 0, (("en", 50),))
+        assert total.columns["note.words"].n == 300
+        assert Profile.from_json(total.to_json()) == total
 
 
 def test_another_language_is_new_words_though_the_script_is_the_same() -> None:

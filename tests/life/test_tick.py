@@ -216,7 +216,7 @@ def test_what_answers_rest_on_is_looked_at_in_captured_requests(project: Project
         assert share[seen.names.index("distance")] > 0.99
 
 
-def test_free_text_is_watched_by_its_words(fresh: Project, alive: Alive) -> None:
+def test_free_text_is_watched_by_its_words(fresh: Project, alive: Alive, monkeypatch: pytest.MonkeyPatch) -> None:
     """The zone as free text: it is renamed, and its words are new."""
     write_declarations(fresh.root, monitors="ud.Monitor(name='texts', kind='drift', persistence=(1, 1), window='5d'),")
     file = fresh.root / "declarations.py"
@@ -234,6 +234,10 @@ def test_free_text_is_watched_by_its_words(fresh: Project, alive: Alive) -> None
             life.play_day(day._replace(rides=[{**ride, "zone": f"new {ride['zone']}"} for ride in day.rides]))
         scene = tick.scene_of(project, project.model(), route, life.now, DAY)
         assert set(scene.vocabularies) == {"zone"}
+        assert scene.untold == {}
+        monkeypatch.setattr("undrift.monitor.texts.not_installed", lambda: "no library")
+        blind = tick.scene_of(project, project.model(), route, life.now, DAY)
+        assert blind.untold == {"zone.language": "no library"}
         ticks = [event.payload["monitors"] for event in project.journal.events(kinds=("tick.judged",))]
         assert ticks[6] == {"texts": "PASS"}
         assert ticks[-1] == {"texts": "FAIL"}, watch(project.model().monitors, scene, {}, life.now).to_text()

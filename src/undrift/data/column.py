@@ -33,7 +33,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     moments, extremes, quantiles and histogram are of their lengths in characters. ``counts`` has one bin more than
     there are ``edges``: below the first, then from each edge (included) to the next. ``common`` names integers and
     floats as Python writes them, booleans ``true`` and ``false``. ``shapes`` of strings: runs of letters as ``a``, of
-    digits as ``9``.
+    digits as ``9``. ``sampled``: only some rows were looked at, and ``n`` counts those that gave a value.
     """
 
     kind: Kind
@@ -49,6 +49,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     common: FrequentValues = FrequentValues({}, _TEXTS)
     distinct: DistinctValues = DistinctValues()
     shapes: FrequentValues = FrequentValues({}, 32)
+    sampled: bool = False
 
     @property
     def values(self) -> int:
@@ -128,4 +129,5 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             common=self.common + other.common,
             distinct=self.distinct + other.distinct,
             shapes=self.shapes + other.shapes,
+            sampled=self.sampled or other.sampled,
         )

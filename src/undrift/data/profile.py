@@ -145,6 +145,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         }
         return msgspec.structs.replace(self, columns={**self.columns, **bare})
 
+    def of_samples(self, names: Iterable[str]) -> Profile:
+        """The profile in which those columns are of the rows that have a value alone: others were not looked at. Names
+        not there are passed over.
+        """
+        found = {
+            name: msgspec.structs.replace(column, n=column.n - column.nulls, nulls=0, sampled=True)
+            for name in names
+            if (column := self.columns.get(name)) is not None
+        }
+        return msgspec.structs.replace(self, columns={**self.columns, **found})
+
     def to_json(self) -> str:
         """The profile as JSON text."""
         return msgspec.json.encode(self).decode()
@@ -232,9 +243,11 @@ def _parts(source: Any) -> Iterator[pa.Table]:
 
 
 def _lacking(profile: Profile, other: Profile, name: str) -> ColumnProfile:
-    """A column of a profile; where it has none, as many rows without a value."""
+    """A column of a profile; where it has none, as many rows without a value (none, where rows are sampled)."""
     found = profile.columns.get(name)
     if found is not None:
         return found
     like = other.columns[name]
+    if like.sampled:
+        return ColumnProfile(kind=like.kind, n=0, common=FrequentValues({}, like.common.capacity), sampled=True)
     return ColumnProfile(kind=like.kind, n=profile.n, nulls=profile.n, common=FrequentValues({}, like.common.capacity))

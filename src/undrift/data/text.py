@@ -1,8 +1,8 @@
-"""Free text as columns that can be profiled: characters, words, the script, and the share of words never seen.
+"""Free text as columns that can be profiled: characters, words, script, language, and the share of new words.
 
 A text is nobody's category: each is another one. What is measured of it are plain columns, so profiles of them merge,
 take constant memory and are compared as any other. Of the words themselves hashes are kept, and only of words that
-several rows share. Languages within one script are told apart by their words, not by name.
+several rows share. Languages are named where the extra ``text`` is installed (language.py), of a sample of rows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from undrift.data.language import evenly, languages
+from undrift.data.profile import Profile
 from undrift.data.sketch import text_hashes
 
-__all__ = ["MEASURED", "Vocabulary", "measured"]
+__all__ = ["LANGUAGE", "MEASURED", "Vocabulary", "language_of", "measured", "profile_of"]
 
-MEASURED: Final = ("characters", "words", "script", "unknown")
+LANGUAGE: Final = "language"
+MEASURED: Final = ("characters", "words", "script", "unknown", LANGUAGE)
 """What is measured of a text column; of ``note`` they are named ``note.characters`` and so on."""
 MOST_WORDS: Final = 8192
 FEWEST_ROWS: Final = 5
@@ -61,8 +64,21 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
         return pa.array(share, pa.float64(), mask=total == 0)
 
 
-def measured(columns: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary]) -> dict[str, Any]:
-    """The columns, with each text column replaced by what is measured of it; null where a text is null."""
+def language_of(name: str) -> str:
+    """The column of the languages of a text column."""
+    return f"{name}.{LANGUAGE}"
+
+
+def measured(
+    columns: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary], chosen: NDArray[np.bool_] | None = None
+) -> dict[str, Any]:
+    """The columns, with each text column replaced by what is measured of it; null where a text is null.
+
+    Parameters
+    ----------
+    chosen : (n,) the rows whose language is told, null for all others: it costs more than all else. At
+        most 20,000, spread evenly, if left out. Without the extra ``text`` there is no column of languages.
+    """
     found: dict[str, Any] = {}
     for name, values in columns.items():
         if name not in vocabularies:
@@ -76,7 +92,16 @@ def measured(columns: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary])
         found[f"{name}.words"] = pa.array(count, pa.int64(), mask=absent)
         found[f"{name}.script"] = _script(texts)
         found[f"{name}.unknown"] = vocabularies[name].unknown(texts)
+        told = languages(texts, evenly(len(texts)) if chosen is None else chosen)
+        if told is not None:
+            found[language_of(name)] = told
     return found
+
+
+def profile_of(columns: Any, vocabularies: Mapping[str, Vocabulary], *, edges_from: Profile | None = None) -> Profile:
+    """The profile of a table in which free text is `measured`: rows whose language was not told do not count there."""
+    whole = Profile.of(columns, edges_from=edges_from)
+    return whole.of_samples(language_of(name) for name in vocabularies)
 
 
 def _texts(values: Any) -> pa.Array:

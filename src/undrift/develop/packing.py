@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from undrift.data.profile import Profile
-from undrift.data.text import Vocabulary, measured
+from undrift.data.text import Vocabulary, measured, profile_of
 from undrift.develop.bundle import (
     Fed,
     GoldenRow,
@@ -75,7 +75,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
         even, odd = (plain.select(interface.texts).take(np.arange(k, plain.num_rows, 2)) for k in (0, 1))
         vocabularies = {name: Vocabulary.of(even[name]) for name in interface.texts}
         columns = measured({name: odd[name] for name in interface.texts}, vocabularies)
-        found = Profile.of(pa.table(columns))
+        found = profile_of(columns, vocabularies)
         inputs = msgspec.structs.replace(profile, columns={**profile.columns, **found.columns})
         return cls(inputs=inputs, outcomes=outcomes, vocabularies=vocabularies)
 

@@ -73,7 +73,7 @@ def judge_drift(
     watched = [
         c
         for c in sorted(reference)
-        if (c in named or c in kept) and (c in monitor.columns if monitor.columns else c != "label")
+        if (c in named or c in kept) and (monitor.watches(c) if monitor.columns else c != "label")
     ]
     held_against = dict(reference)
     if monitor.by_segment:

@@ -5,21 +5,20 @@ Nothing is judged here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undrift.data.text import Vocabulary, measured
 from undrift.finding import Window
 from undrift.ids import to_micros
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["column", "columns_of", "inside", "micros", "numeric", "outside", "past_rates", "with_texts"]
+__all__ = ["column", "columns_of", "inside", "micros", "numeric", "outside", "past_rates"]
 
 Bools = NDArray[np.bool_]
 
@@ -78,19 +77,6 @@ def columns_of(rows: pa.Table) -> dict[str, Any]:
         elif rows["value"].null_count < rows.num_rows:
             found["label"] = rows["value"]
     return found
-
-
-def with_texts(rows: pa.Table, vocabularies: Mapping[str, Vocabulary]) -> pa.Table:
-    """The rows, with what is measured of free text among the inputs instead of the texts."""
-    import pyarrow as pa
-
-    if not vocabularies or "inputs" not in rows.column_names or not rows.num_rows:
-        return rows
-    whole = pa.concat_arrays(rows["inputs"].chunks)
-    names = [field.name for field in whole.type]
-    found = measured(dict(zip(names, whole.flatten(), strict=True)), vocabularies)
-    inputs = pa.StructArray.from_arrays(list(found.values()), list(found))
-    return rows.set_column(rows.column_names.index("inputs"), "inputs", inputs)
 
 
 def numeric(column: Any) -> bool:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from undrift.data.difference import MEASURES
+from undrift.data.text import MEASURED
 from undrift.errors import DeclarationError
 from undrift.finding import Finding, Interval, Measurement, Verdict, Window
 from undrift.ids import duration
@@ -96,7 +97,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         what their models answered when they were registered, and files of bundles that changed),
         ``attribution`` (inputs that the answers rest on more, or less, than where the version was measured),
         ``labels`` (labels that stop coming, or come late), ``freshness`` (looked-up values that are old or gone).
-    columns : which columns; all if empty.
+    columns : which columns; all if empty. Of free text (drift) ``note`` stands for all that is measured of it,
+        ``note.words`` for one of it.
     source : which source (feed); all the model's views use if empty.
     metric : which loss (performance, estimate, slices); empty for ``log_loss`` of classifiers and ``absolute_error`` of
         regression. Of two classes also ``roc_auc`` (performance): how well scores rank the rows of a day. Which measure
@@ -283,6 +285,11 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return self.actions
         default = ("freeze",) if self.kind in ("feed", "silent", "golden") else ()
         return tuple(_DEFAULTS[self.kind].get("actions", default))
+
+    def watches(self, column: str) -> bool:
+        """Whether a column is one of ``columns``, or is measured of free text that is."""
+        text, _, what = column.rpartition(".")
+        return column in self.columns or (what in MEASURED and text in self.columns)
 
     def every(self, tick: timedelta) -> timedelta:
         """How often it judges: at each tick, once a day where it compares days, once a window where it has a season,

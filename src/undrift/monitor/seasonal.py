@@ -152,8 +152,8 @@ def judge_seasonal(
     watched = [
         name
         for name in sorted(series)
-        if (name in monitor.columns if monitor.columns else name.partition("[")[0] != "label")
-        or (monitor.by_segment and name.partition("[")[0] in monitor.columns)
+        if (monitor.watches(name) if monitor.columns else name.partition("[")[0] != "label")
+        or (monitor.by_segment and monitor.watches(name.partition("[")[0]))
     ]
     if not monitor.by_segment:
         watched = [name for name in watched if "[" not in name]

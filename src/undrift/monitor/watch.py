@@ -28,7 +28,7 @@ from undrift.monitor.drift import judge_drift
 from undrift.monitor.estimate import CHECKED, judge_estimate
 from undrift.monitor.evidence import Evidence, Expected
 from undrift.monitor.feed import LOOK_BACK, Spoiled, judge_feed
-from undrift.monitor.frames import inside, micros, with_texts
+from undrift.monitor.frames import inside, micros
 from undrift.monitor.freshness import judge_freshness
 from undrift.monitor.golden import judge_golden
 from undrift.monitor.integrity import judge_integrity
@@ -41,6 +41,7 @@ from undrift.monitor.service import BURN_RATES, judge_service
 from undrift.monitor.silent import judge_silent
 from undrift.monitor.skew import judge_skew
 from undrift.monitor.slices import judge_slices
+from undrift.monitor.texts import judge_untold, with_texts
 from undrift.monitor.windows import WindowProfile, history_of
 from undrift.serving.health import Health
 
@@ -70,6 +71,7 @@ class Scene:
     history : columns by the kept profiles of weeks, see `judge_drift`.
     seasonal : by the name of a monitor with a season, the kept profiles of its windows and of comparable ones.
     vocabularies : of free text among the inputs, which drift monitors see as what is measured of it.
+    untold : columns of languages that cannot be told or judged here, and why (`monitor.texts.untold`).
     influences : by the name of a monitor of attributions, what the answers to a sample of requests rest on.
     leans_on : what those rested on that the champion was measured on.
     maturity : how long after an answer its label can be expected.
@@ -91,6 +93,7 @@ class Scene:
     influences: Mapping[str, Influences] = field(default_factory=dict)
     leans_on: Importance | None = None
     vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
+    untold: Mapping[str, str] = field(default_factory=dict)
     features: tuple[pa.Table, pa.Table] | None = None
     workers: Sequence[Health] = ()
     maturity: timedelta = timedelta(days=1)
@@ -183,22 +186,27 @@ def _drift_and_performance(
     feeds, answers = windows
     spoiled = (*feeds, *answers)
     drift: list[Finding] = []
+    reference = {name: known for name, known in scene.reference.items() if name not in scene.untold}
+    for monitor in (m for m in monitors if m.kind == "drift"):
+        drift += judge_untold(monitor, scene.untold, scene.reference, now)
     for monitor in (m for m in monitors if m.kind == "drift" and m.season):
         drift += judge_seasonal(
             monitor,
-            history_of(scene.seasonal.get(monitor.name, ()), scene.reference, scene.version),
-            scene.reference,
+            history_of(scene.seasonal.get(monitor.name, ()), reference, scene.version),
+            reference,
             now,
             tick=monitor.every(scene.tick),
             spoiled=feeds,
             answers_spoiled=answers,
             alarmed=_told(monitor, known, scene.interface.model, now),
         )
-    for monitor in (m for m in monitors if m.kind == "drift" and not m.season):
+    by_training = [m for m in monitors if m.kind == "drift" and not m.season]
+    rows = with_texts(scene.rows, scene.vocabularies) if by_training else scene.rows
+    for monitor in by_training:
         drift += judge_drift(
             monitor,
-            with_texts(scene.rows, scene.vocabularies),
-            scene.reference,
+            rows,
+            reference,
             now,
             tick=monitor.every(scene.tick),
             spoiled=feeds,

@@ -16,15 +16,16 @@ import numpy as np
 
 from undrift.data.column import ColumnProfile
 from undrift.data.profile import Profile
-from undrift.data.text import Vocabulary
+from undrift.data.text import Vocabulary, profile_of
 from undrift.develop.bundle import Interface
 from undrift.develop.segments import segment_texts
 from undrift.errors import ConflictError
 from undrift.finding import Window
 from undrift.ids import duration, to_micros
 from undrift.monitor.cells import Reference, Slots
-from undrift.monitor.frames import columns_of, inside, micros, with_texts
+from undrift.monitor.frames import columns_of, inside, micros
 from undrift.monitor.monitors import Monitor
+from undrift.monitor.texts import with_texts
 from undrift.state.ports import Lake
 
 if TYPE_CHECKING:
@@ -66,13 +67,14 @@ def keep_profiles(
     done = lake.marks(table, [MARK])[MARK]
     if done >= to_micros(end):
         return 0
-    fresh = with_texts(rows.filter(pa.array(inside(micros(rows, "event_time"), start, end))), texts or {})
+    words = texts or {}
+    fresh = with_texts(rows.filter(pa.array(inside(micros(rows, "event_time"), start, end))), words)
     made: list[dict[str, Any]] = []
     for key in fresh.group_by(["version", "variant"]).aggregate([]).to_pylist():
         held = fresh.filter(
             pc.and_(pc.equal(fresh["version"], key["version"]), pc.equal(fresh["variant"], key["variant"]))
         )
-        profile = _profiled(interface, held, edges, segments)
+        profile = _profiled(interface, held, edges, words, segments)
         made.append({**key, "start": start, "end": end, "date": start.date(), "profile": profile.to_json()})
     if not made:
         return 0
@@ -93,7 +95,9 @@ def keep_profiles(
     return len(made)
 
 
-def _profiled(interface: Interface, rows: pa.Table, edges: Profile, segments: bool) -> Profile:
+def _profiled(
+    interface: Interface, rows: pa.Table, edges: Profile, words: Mapping[str, Vocabulary], segments: bool
+) -> Profile:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -104,14 +108,14 @@ def _profiled(interface: Interface, rows: pa.Table, edges: Profile, segments: bo
     known = {name: ColumnProfile(kind="number", n=0) for name in columns}
     known["latency_us"] = ColumnProfile(kind="number", n=0, edges=LATENCIES)
     edges = Profile(columns={**known, **edges.columns})
-    whole = Profile.of(pa.table(columns), edges_from=edges)
+    whole = profile_of(pa.table(columns), words, edges_from=edges)
     parts = dict(whole.columns)
     for name, texts in segment_texts(interface, columns) if segments else ():
         top = Profile.of(pa.table({"x": texts})).columns["x"].top[:MOST_VALUES]
         for value, _ in top:
             mask = pc.fill_null(pc.equal(texts, value), False)
             part = pa.table({other: kept for other, kept in columns.items() if other != name}).filter(mask)
-            held = Profile.of(part, edges_from=edges)
+            held = profile_of(part, words, edges_from=edges)
             parts.update({f"{other}[{name}={value}]": column for other, column in held.columns.items()})
     return msgspec.structs.replace(whole, columns=parts)
 
