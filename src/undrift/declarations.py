@@ -19,6 +19,7 @@ import msgspec
 from undrift.data.contract import Contract
 from undrift.data.features import FeatureView, Source, Transform
 from undrift.data.features import check as check_view
+from undrift.data.text import MEASURED
 from undrift.deploy.rollout import Rollout
 from undrift.develop.bundle import Interface, Task
 from undrift.errors import ContractError, DeclarationError, UndriftError
@@ -292,6 +293,15 @@ def _check(model: Model, contract: Contract, sources: Mapping[str, Source]) -> N
     names = [i.name for i in model.interface().inputs] if not isinstance(model.contract, str) else []
     wrong += [f"input {name!r} is defined twice" for name in sorted({n for n in names if names.count(n) > 1})]
     named = [monitor.name for monitor in model.monitors]
+    columns = {*known, *names, "score", "label"}
+    measured = {f"{field.name}.{what}" for field in contract.fields if field.text for what in MEASURED}
+    for monitor in model.monitors:
+        lost = (
+            [c for c in monitor.columns if c.partition("[")[0] not in columns | measured]
+            if monitor.kind == "drift"
+            else []
+        )
+        wrong += [f"monitor {monitor.name!r}: {c!r} is no column ({', '.join(sorted(columns))})" for c in lost]
     wrong += [f"two monitors are named {name!r}" for name in sorted({n for n in named if named.count(n) > 1})]
     if model.retrain is not None and not model.train:
         wrong.append("retrain needs a `train` function")

@@ -71,6 +71,11 @@ def test_a_declaration_reads_back_from_the_log_as_it_was_written(tmp_path: Path)
         ("name='quality'", "name='answers'", "two monitors are named 'answers'"),
         ("histories = {", 'histories = {"traffic": "x.csv", ', "histories names the source 'traffic'"),
         ("monitors=(", "monitors=(ud.Monitor(name='x', kind='silent', window='a while'),", "monitor 'x': "),
+        (
+            "monitors=(",
+            "monitors=(ud.Monitor(name='x', kind='drift', columns=('zone.words',)),",
+            "monitor 'x': 'zone.words' is no column (at, distance, label, late_3d, quote, rain, ride, score",
+        ),
         ("steps=(40, 70, 100)", "steps=(70, 40)", "steps must be percentages that grow"),
         ('segments=("zone",)', 'segments=("zone",), bands={"zone": (1,)}', "bands of 'zone', which is no number"),
         ('segments=("zone",)', 'segments=("distance",), bands={"distance": (2, 1)}', "must be numbers that grow"),
@@ -82,6 +87,15 @@ def test_a_declaration_reads_back_from_the_log_as_it_was_written(tmp_path: Path)
 def test_what_contradicts_itself_is_refused_in_one_message(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert WHOLE.count(old) >= 1, "the test would change nothing"
     assert said in refused(tmp_path, WHOLE.replace(old, new, 1)).message
+
+
+def test_a_monitor_of_drift_may_name_free_text_and_what_is_measured_of_it(tmp_path: Path) -> None:
+    wanted = "('note', 'note.words', 'note.language', 'distance', 'rain', 'score', 'label')"
+    text = WHOLE.replace("monitors=(", f"monitors=(ud.Monitor(name='x', kind='drift', columns={wanted}),", 1)
+    fields = 'ud.Field(name="distance"'
+    assert WHOLE.count(fields) == 1
+    assert "'note' is no column" in refused(tmp_path, text).message
+    assert load(tmp_path, text.replace(fields, f'ud.Field(name="note", type="string", text=True), {fields}')).models
 
 
 def test_all_contradictions_are_told_at_once(tmp_path: Path) -> None:
