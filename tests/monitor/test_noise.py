@@ -88,6 +88,23 @@ def test_columns_lend_each_other_what_they_have_in_common_but_a_wild_one_is_take
     assert float(found["c3"].variance[0]) < 0.1**2 / 7 / 3
 
 
+def test_weekdays_of_a_column_s_own_are_no_noise_of_weeks() -> None:
+    rng = np.random.default_rng(6)
+    window = Window(START + timedelta(days=63), START + timedelta(days=70))
+    calm = {f"c{i}": 0.5 + rng.normal(0, 0.02, 63) for i in range(10)}
+    rhythm = {f"r{i}": 0.5 + rng.normal(0, 0.02, 63) + np.tile(rng.normal(0, 0.1, 7), 9) for i in range(10)}
+    held = {name: slots(shares, 2000, rng) for name, shares in (calm | rhythm).items()}
+    found = {name: float(each.variance[0]) for name, each in noises(held, dict.fromkeys(held, CUT), window).items()}
+    # weekdays differ five times as much as days do otherwise, yet weeks of both differ as weeks of such days
+    assert np.mean([found[name] for name in calm]) == pytest.approx(0.02**2 / 7, rel=0.4)
+    assert np.mean([found[name] for name in rhythm]) == pytest.approx(0.02**2 / 7, rel=0.4)
+    # a business that is closed on Sundays has weekdays all the same
+    opened = np.arange(63) % 7 != 6
+    closed = {name: Slots(each.at[opened], each.cells[opened]) for name, each in held.items()}
+    found = {n: float(each.variance[0]) for n, each in noises(closed, dict.fromkeys(closed, CUT), window).items()}
+    assert np.mean([found[name] for name in rhythm]) < 0.1**2 / 7 / 4
+
+
 def counted(x: np.ndarray) -> np.ndarray:
     return np.bincount(np.searchsorted(NORMAL_CUTS, x, side="right"), minlength=20).astype(np.float64)
 

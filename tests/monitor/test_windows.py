@@ -98,7 +98,7 @@ def test_history_in_the_lake_judges_as_the_rows_do_and_knows_how_days_differ(str
     assert by_past["carrier"].verdict is Verdict.PASS
     assert (
         by_past["temp"].measurement.detail["design_effect"]
-        > 10 * by_past["distance"].measurement.detail["design_effect"]
+        > 5 * by_past["distance"].measurement.detail["design_effect"]
     )
     # faults are left out of it as they are out of rows
     spoiled = (Window(now - 5 * DAY, now),)

@@ -25,6 +25,9 @@ CALIBRATION: Final = 28
 """Days before a window from which how they differ is known well enough."""
 FAR: Final = 3.0
 """Standard errors beyond which a column is an exception among the others."""
+WEEK: Final = 7
+FEWEST_PAIRS: Final = 14
+"""Pairs of days a week apart from which days are compared by weekday."""
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +43,9 @@ class Noise(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """A column's weeks: mean shares, variance of days and of windows beyond chance, chance's own part of each."""
+    """A column's weeks: mean shares, variance of days and of windows beyond chance, chance's own part of each, the days
+    there were, and how many independent ones tell their variance as well.
+    """
 
     kind: bool
     share: Floats
@@ -49,6 +54,7 @@ class _Seen(NamedTuple):
     chance: tuple[Floats, Floats]
     n: int
     looks: float
+    worth: float
 
 
 def shares_of(reference: Reference, counts: Floats) -> Floats:
@@ -87,7 +93,7 @@ def _together(seen: Mapping[str, _Seen], length: int) -> dict[str, Noise]:
     usual = np.maximum(0.0, usual / np.maximum(np.bincount(keys[held], minlength=len(usual)), 1))
     places = np.cumsum([len(each.share) for each in seen.values()])[:-1]
     common = dict(zip(seen, np.split(usual[keys] * scale, places), strict=True))
-    trust = _trust({name: (each.day, common[name], each.chance[0], each.n) for name, each in seen.items()})
+    trust = _trust({name: (each.day, common[name], each.chance[0], each.worth) for name, each in seen.items()})
     days = {name: np.maximum(0.0, w * seen[name].day + (1 - w) * common[name]) for name, w in trust.items()}
     # between windows: neighbouring days are alike, weekdays cancel out; all columns together say how much of each
     whole, parts = sum(float(e.window.sum()) for e in seen.values()), sum(float(d.sum()) for d in days.values())
@@ -115,6 +121,7 @@ def _seen(reference: Reference, at: NDArray[np.int64], cells: Floats, window: Wi
     rows = days.sum(axis=2)
     if len(days) > 1 and not rows.all():  # days on which some have no rows: each by itself
         return [one for each in cells for one in _seen(reference, at, each[None], window)]
+    held_days = np.unique((at[:held] - start) // DAY)[rows[0] > 0]
     days, rows = days[:, rows[0] > 0], rows[:, rows[0] > 0]
     below = shares_of(reference, days)
     share = below.sum(axis=1) / rows.sum(axis=1)[:, None]
@@ -123,22 +130,37 @@ def _seen(reference: Reference, at: NDArray[np.int64], cells: Floats, window: Wi
     total = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)], axis=1)
     sums, sizes = reached[:, length:] - reached[:, :-length], total[:, length:] - total[:, :-length]
     daily = below / rows[:, :, None]
-    day, by_chance = _neighbours(daily, rows, share, 1)
+    weekly = length % WEEK == 0 and len(_pairs(held_days, WEEK)[0]) >= FEWEST_PAIRS
+    # weekdays cancel out of whole weeks, so how they differ is no weather of windows: days a week apart are compared
+    pairs = _pairs(held_days, WEEK) if weekly else _pairs(np.arange(len(held_days)), 1)
+    day, by_chance = _beyond_chance(daily, rows, share, pairs)
+    worth = len(pairs[0]) / 2 if weekly else float(rows.shape[1])  # gaps of a week overlap with those that follow
     looks = _looks(np.diff(daily, axis=1).reshape(-1, daily.shape[2]))
     # weeks next to each other are alike where days are, so those after next are compared, if there are enough
     apart = 2 * length if rows.shape[1] >= 6 * length else length
-    whole, of_window = _neighbours(sums / sizes[:, :, None], sizes, share, apart)
+    whole, of_window = _beyond_chance(sums / sizes[:, :, None], sizes, share, _pairs(np.arange(sums.shape[1]), apart))
+    chances = zip(by_chance, of_window, strict=True)
     return [
-        _Seen(bool(reference.edges), share[k], day[k], whole[k], (by_chance[k], of_window[k]), rows.shape[1], looks)
-        for k in range(len(days))
+        _Seen(bool(reference.edges), share[k], day[k], whole[k], chance, rows.shape[1], looks, worth)
+        for k, chance in enumerate(chances)
     ]
 
 
-def _neighbours(shares: Floats, rows: Floats, mean: Floats, apart: int) -> tuple[Floats, Floats]:
-    """Variance of shares beyond chance, and by chance, from rows so far apart (von Neumann 1941): a slow drift does not
+def _pairs(at: NDArray[np.int64], apart: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places of an ascending series whose times lie so far apart, earlier and later."""
+    later = np.searchsorted(at, at + apart)
+    held = later < len(at)
+    held[held] = at[later[held]] == at[held] + apart
+    return np.flatnonzero(held), later[held]
+
+
+def _beyond_chance(
+    shares: Floats, rows: Floats, mean: Floats, pairs: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> tuple[Floats, Floats]:
+    """Variance of shares beyond chance, and by chance, from gaps of pairs (von Neumann 1941): a slow drift does not
     hide in it.
     """
-    gaps = shares[:, apart:] - shares[:, :-apart]
+    gaps = shares[:, pairs[1]] - shares[:, pairs[0]]
     chance = mean * (1 - mean) * (1 / rows).mean(axis=1)[:, None]
     return np.einsum("cij,cij->cj", gaps, gaps) / max(1, gaps.shape[1]) / 2 - chance, chance
 
@@ -158,7 +180,7 @@ def _keys(seen: _Seen) -> NDArray[np.int64]:
     return np.rint(20 * seen.share * seen.kind).astype(np.int64)
 
 
-def _trust(columns: Mapping[str, tuple[Floats, Floats, Floats, int]]) -> dict[str, float]:
+def _trust(columns: Mapping[str, tuple[Floats, Floats, Floats, float]]) -> dict[str, float]:
     """How far each column is believed against what is common to all, in [0, 1].
 
     Its total over the common one would spread by chance as a variance of so many days does; what it spreads beyond that
