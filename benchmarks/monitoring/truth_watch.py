@@ -32,8 +32,8 @@ from undrift.stats.ranking import areas_within
 
 START = datetime(2025, 1, 6, tzinfo=UTC)
 DAY = timedelta(days=1)
-HISTORY = 67
-"""Days of kept profiles that drift looks at: 60 before the window."""
+HISTORY = REFERENCE_DAYS + 7
+"""Days of kept profiles that drift looks at: as many before the window as the reference, and so the rivals, have."""
 NAMES = [f"n{i}" for i in range(20)] + [f"c{i}" for i in range(10)]
 SEGMENT = "c0"
 INTERFACE = Interface(
@@ -41,11 +41,11 @@ INTERFACE = Interface(
     label="y", classes=("0", "1"),
 )  # fmt: skip
 MONITORS = {
-    "drift": Monitor(name="drift", kind="drift", history="60d", practical=0.005),
-    "segments": Monitor(name="segments", kind="drift", history="60d", practical=0.005, by_segment=True, budget=0.25),
+    "drift": Monitor(name="drift", kind="drift", history="98d", practical=0.005, budget=1.5),
+    "segments": Monitor(name="segments", kind="drift", history="98d", practical=0.01, by_segment=True, budget=0.25),
     "integrity": Monitor(name="integrity", kind="integrity", practical=0.02, budget=0.25),
     "together": Monitor(name="together", kind="multivariate", metric="reconstruction", practical=0.02),
-    "quality": Monitor(name="quality", kind="performance", metric="roc_auc", practical=0.02),
+    "quality": Monitor(name="quality", kind="performance", metric="roc_auc", practical=0.02, budget=0.5),
 }
 ASKED = {
     "mean": ("drift",),

@@ -60,6 +60,23 @@ def test_a_new_category_counts_as_other_values(stream: Stream) -> None:
     assert "other values: 0.0% before, 100.0% now" in found.why
 
 
+def test_a_large_budget_over_many_columns_is_as_gentle_as_a_coin(stream: Stream) -> None:
+    rng = np.random.default_rng(3)
+    at = np.arange(14) * 86_400_000_000 + int(START.timestamp() * 1e6)
+    known = Reference(labels=("a", "b"), counts=(5_000.0, 5_000.0, 0.0))
+    shares = {f"moved{k}": 0.9 for k in range(5)} | {f"calm{k}": 0.5 for k in range(5)}
+    seen = {}
+    for name, share in shares.items():
+        first = rng.binomial(500, share, 14)
+        seen[name] = Slots(at, np.column_stack([first, 500 - first, 0 * first]).astype(np.float64))
+    asked = Monitor(name="inputs", kind="drift", persistence=(1, 1), budget=1000)
+    found = judge_drift(
+        asked, stream(14), dict.fromkeys(seen, known), START + timedelta(days=14), history=seen
+    )  # fmt: skip
+    failing = {f.measurement.detail["column"] for f in found if f.verdict is Verdict.FAIL}
+    assert failing == {f"moved{k}" for k in range(5)}
+
+
 def test_a_label_is_watched_only_where_it_is_asked_for(stream: Stream) -> None:
     past = stream(60, first=-60)
     assert "label" not in judged(stream(14), past)

@@ -19,6 +19,8 @@ from undrift.stats.compare import wilson_interval
 from undrift.stats.summary import Counts, Estimate, FloatArray, finite
 
 _DRAWS: Final = 20_000
+_GENTLEST: Final = 0.4
+"""The highest error rate of a test that is stepped up: at a half a bound is the value itself."""
 _LIKENESS: Final = (0.0, 0.3, 0.6, 0.9)
 
 
@@ -80,9 +82,9 @@ def step_up(beyond: Callable[[float], int], level: float, tests: int) -> float:
     """
     k = tests
     while k > 0:
-        rejected = beyond(min(k * level, 0.5))
+        rejected = beyond(min(k * level, _GENTLEST))
         if rejected >= k:
-            return min(k * level, 0.5)
+            return min(k * level, _GENTLEST)
         k = rejected
     return level
 
