@@ -82,12 +82,11 @@ def _identifier() -> Any:
 
 
 def _language(text: str) -> str:
-    letters = sum(letter.isalpha() for letter in text)
-    if not letters:
+    if not any(letter.isalpha() for letter in text):
         return NONE
     name, probability = _identifier().classify(text)
     if name == "zxx":  # "no linguistic content"
         return NONE
     if probability >= SURE:
         return str(name)
-    return SHORT if letters < FEW_LETTERS else UNKNOWN
+    return SHORT if sum(letter.isalpha() for letter in text) < FEW_LETTERS else UNKNOWN
