@@ -28,7 +28,7 @@ HEAD: Final = 200
 """Characters that are looked at: more of them cost more and change little."""
 FEW_LETTERS: Final = 20
 MOST: Final = 20_000
-"""Texts of a reference that are looked at: one second."""
+"""Texts of a reference that are looked at: a second or two."""
 
 
 def languages(texts: pa.Array, chosen: NDArray[np.bool_]) -> pa.Array | None:
