@@ -50,7 +50,7 @@ FEWEST_DAYS: Final[dict[str, int]] = {
 """Days of data a window must hold before these kinds judge it: they estimate from sums per day how days differ."""
 ROC_AUC: Final = "roc_auc"
 """What a performance monitor of two classes may judge instead of a loss."""
-TOGETHER: Final = ("reconstruction", "domain_auc", "mean_shift", "mmd")
+TOGETHER: Final = ("correlation", "reconstruction", "domain_auc", "mean_shift", "mmd")
 SHORTEST: Final[dict[str, int]] = {"drift": 1, "multivariate": 1, "performance": 4}
 """Kinds that alarm only if their last window is beyond, and the share of it (one in so many) that is judged too."""
 ACTIONS: Final = frozenset({"freeze", "retrain", "roll_back"})
@@ -102,8 +102,8 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source : which source (feed); all the model's views use if empty.
     metric : which loss (performance, estimate, slices); empty for ``log_loss`` of classifiers and ``absolute_error`` of
         regression. Of two classes also ``roc_auc`` (performance): how well scores rank the rows of a day. Which measure
-        (multivariate): ``reconstruction`` or ``domain_auc``, both if empty; of an embedding in ``columns``,
-        ``mean_shift`` or ``mmd``.
+        (multivariate): ``correlation``, ``reconstruction`` or ``domain_auc``, all if empty; of an embedding in
+        ``columns``, ``mean_shift`` or ``mmd``.
     history : how far back kept profiles tell how days and weeks naturally differ (drift), as ``60d``; empty for none:
         then the days of the window alone have to.
     distance : which one (drift): a name of `undrift.data.difference.MEASURES`; empty for Kolmogorov-Smirnov of numbers

@@ -1,9 +1,10 @@
 """What no single column shows: columns that no longer go together, and embeddings that moved.
 
-The reconstruction error: how far rows lie from the principal components of earlier weeks (NannyML's multivariate drift;
-Rabanser and others 2019, "Failing loudly"). The domain classifier: how well a model tells rows of the window from
-earlier ones (Lopez-Paz and Oquab 2017). Of an embedding, the shift of its mean, and the maximum mean discrepancy
-(Gretton and others 2012). All are judged against how earlier windows of the same length came out.
+The correlation of each pair of numbers stands in correlation.py. The reconstruction error: how far rows lie from the
+principal components of earlier weeks (NannyML's multivariate drift; Rabanser and others 2019, "Failing loudly"). The
+domain classifier: how well a model tells rows of the window from earlier ones (Lopez-Paz and Oquab 2017). Of an
+embedding, the shift of its mean, and the maximum mean discrepancy (Gretton and others 2012). All are judged against how
+earlier windows of the same length came out.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from undrift.finding import Finding, Interval, Verdict, Window
 from undrift.ids import to_micros
+from undrift.monitor.correlation import judge_correlation
 from undrift.monitor.frames import column, columns_of, inside, micros, numeric, outside
 from undrift.monitor.monitors import FEWEST_DAYS, Monitor, found
 from undrift.stats.calibration import level_per_test
@@ -142,14 +145,15 @@ def judge_multivariate(
 ) -> list[Finding]:  # fmt: skip
     """Judge the inputs of the last window together; pure.
 
-    The reconstruction error fails where it is beyond what earlier windows show with confidence, and beyond the
+    A pair of numbers fails where its correlation differs by more than the practical size with confidence; the
+    reconstruction error where it is beyond what earlier windows show with confidence, and beyond a quarter of the
     practical size as a share of the usual error; the domain classifier where its AUC exceeds that of earlier windows by
     the practical size.
 
     Parameters
     ----------
-    monitor : its ``metric`` may name one: ``reconstruction`` or ``domain_auc`` (both if empty), or of ``columns`` that
-        hold an embedding ``mean_shift`` or ``mmd``.
+    monitor : its ``metric`` may name one: ``correlation``, ``reconstruction`` or ``domain_auc`` (all if empty, half of
+        the budget for each of the first two), or of ``columns`` that hold an embedding ``mean_shift`` or ``mmd``.
     rows : captured predictions of at least `PAST_WINDOWS` + 1 windows.
     """
     window = Window(now - monitor.span, now)
@@ -174,6 +178,12 @@ def judge_multivariate(
     ticks = max(1, int(timedelta(days=30) / tick))
     alpha = monitor.alpha(2, ticks)
     findings = []
+    if not monitor.metric:  # two that keep the budget, half of it each
+        monitor = msgspec.structs.replace(monitor, budget=monitor.budget / 2)
+        alpha = monitor.alpha(2, ticks)
+    if monitor.metric in ("", "correlation"):
+        before = np.logical_or.reduce(past)
+        findings.append(judge_correlation(monitor, named, times, (fresh, before), window, ticks))
     if monitor.metric in ("", "reconstruction"):
         findings.append(_reconstructed(monitor, x, times, (fresh, past), alpha, window))
     if monitor.metric in EMBEDDING:
