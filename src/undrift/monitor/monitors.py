@@ -53,6 +53,8 @@ ROC_AUC: Final = "roc_auc"
 TOGETHER: Final = ("correlation", "reconstruction", "domain_auc", "mean_shift", "mmd")
 SHORTEST: Final[dict[str, int]] = {"drift": 1, "multivariate": 1, "performance": 4}
 """Kinds that alarm only if their last window is beyond, and the share of it (one in so many) that is judged too."""
+LASTING: Final = ("drift", "performance", "estimate", "attribution")
+"""Kinds whose alarms may be asked to last."""
 ACTIONS: Final = frozenset({"freeze", "retrain", "roll_back"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -60,7 +62,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "silent": {"window": "1d", "practical": 0.3, "severity": "critical"},
     "integrity": {"window": "1d", "practical": 0.05, "severity": "high"},
     "drift": {"window": "7d", "practical": 0.2, "persistence": (2, 3), "severity": "low"},
-    "multivariate": {"window": "7d", "practical": 0.1, "persistence": (2, 3), "severity": "low"},
+    "multivariate": {"window": "7d", "practical": 0.1, "severity": "low"},
     "performance": {
         "window": "14d",
         "practical": 0.1,
@@ -203,6 +205,12 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 hint=f'Say window="{fewest}d" or longer, or leave it out: the default is '
                 f"{_DEFAULTS[self.kind]['window']}.",
             )
+        if self.persistence is not None and not (self.kind in LASTING or self.season):
+            raise DeclarationError(
+                f"monitor {self.name!r}: kind {self.kind!r} judges its last window alone, so persistence says nothing "
+                f"of it; it belongs to {', '.join(LASTING)} and to monitors with a season.",
+                hint="Leave persistence out.",
+            )
         if self.kind == "multivariate" and self.metric not in ("", *TOGETHER):
             raise DeclarationError(
                 f"monitor {self.name!r}: unknown metric {self.metric!r} of kind multivariate; known: "
@@ -319,8 +327,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         length = max(int(steps / SHORTEST[self.kind]), min(FEWEST_DAYS[self.kind], int(steps)))
         if self.kind == "performance" and self.metric == ROC_AUC:
             length = 1  # its latest day is judged too
-        rule = None if self.kind == "multivariate" else self.lasting  # which looks at its last window alone
-        return level_per_overlapping_test(self.budget, ticks, max(tests, 1), length, rule)
+        return level_per_overlapping_test(self.budget, ticks, max(tests, 1), length, self.lasting)
 
 
 def found(

@@ -147,13 +147,13 @@ def judge_multivariate(
 
     A pair of numbers fails where its correlation differs by more than the practical size with confidence; the
     reconstruction error where it is beyond what earlier windows show with confidence, and beyond a quarter of the
-    practical size as a share of the usual error; the domain classifier where its AUC exceeds that of earlier windows by
-    the practical size.
+    practical size as a share of the usual error; the domain classifier where its AUC is beyond what
+    earlier windows show with confidence, and exceeds that of each by the practical size.
 
     Parameters
     ----------
-    monitor : its ``metric`` may name one: ``correlation``, ``reconstruction`` or ``domain_auc`` (all if empty, half of
-        the budget for each of the first two), or of ``columns`` that hold an embedding ``mean_shift`` or ``mmd``.
+    monitor : its ``metric`` may name one: ``correlation``, ``reconstruction`` or ``domain_auc`` (all if empty, a third
+        of the budget each), or of ``columns`` that hold an embedding ``mean_shift`` or ``mmd``.
     rows : captured predictions of at least `PAST_WINDOWS` + 1 windows.
     """
     window = Window(now - monitor.span, now)
@@ -178,8 +178,8 @@ def judge_multivariate(
     ticks = max(1, int(timedelta(days=30) / tick))
     alpha = monitor.alpha(2, ticks)
     findings = []
-    if not monitor.metric:  # two that keep the budget, half of it each
-        monitor = msgspec.structs.replace(monitor, budget=monitor.budget / 2)
+    if not monitor.metric:  # each of three keeps a third of the budget
+        monitor = msgspec.structs.replace(monitor, budget=monitor.budget / 3)
         alpha = monitor.alpha(2, ticks)
     if monitor.metric in ("", "correlation"):
         before = np.logical_or.reduce(past)
@@ -190,7 +190,8 @@ def judge_multivariate(
         each = level_per_test(monitor.budget, ticks, 2)  # means of few rows go their own way: each window for itself
         findings.append(_moved_together(monitor, x, (fresh, past), each, window))
     if monitor.metric in ("", "domain_auc"):
-        findings.append(_told_apart(monitor, x, times, (fresh, past), window))
+        each = level_per_test(monitor.budget, ticks)
+        findings.append(_told_apart(monitor, x, times, (fresh, past), each, window))
     return findings
 
 
@@ -297,8 +298,16 @@ def _moved_together(
 
 
 def _told_apart(
-    monitor: Monitor, x: Floats, times: NDArray[np.int64], parts: tuple[Bools, list[Bools]], window: Window
+    monitor: Monitor,
+    x: Floats,
+    times: NDArray[np.int64],
+    parts: tuple[Bools, list[Bools]],
+    alpha: float,
+    window: Window,
 ) -> Finding:
+    """How well the window is told from the weeks before, against how well each of these was from those before it."""
+    from scipy.special import stdtrit
+
     fresh, past = parts
     days = times // DAY
     usual = []
@@ -307,13 +316,18 @@ def _told_apart(
         usual.append(domain_auc(x[before], x[held], (days[before], days[held])))
     before = np.logical_or.reduce(past)
     value = domain_auc(x[before], x[fresh], (days[before], days[fresh]))
+    n = min(SAMPLE, int(before.sum()), int(fresh.sum()))
+    by_chance = float(np.sqrt((2 * n + 1) / (12 * n * n)))  # of the area of independent rows (Mann and Whitney 1947)
+    spread = max(float(np.std(usual, ddof=1)), by_chance)
+    reach = float(stdtrit(len(usual) - 1, 1 - alpha)) * spread * float(np.sqrt(1 + 1 / len(usual)))
     natural = max(usual)
-    bad = value > natural + monitor.size
+    bad = value - reach > float(np.mean(usual)) and value > natural + monitor.size
     why = (
-        f"a classifier tells the window from the weeks before with AUC {value:.3f}; {natural:.3f} at most was natural "
-        f"in {len(usual)} windows before (tolerated {monitor.size:g} more)"
+        f"a classifier tells the window from the weeks before with AUC {value:.3f} (at least {value - reach:.3f}); "
+        f"{natural:.3f} at most was natural in {len(usual)} windows before (tolerated {monitor.size:g} more)"
     )
     return found(
         monitor, Verdict.FAIL if bad else Verdict.PASS, why, name="domain_auc", value=value, n=int(fresh.sum()),
-        window=window, cause="inputs are not those of the weeks before" if bad else "", lingers=bool(bad),
+        window=window, interval=Interval(max(0.0, value - reach), min(1.0, value + reach), 1 - alpha),
+        cause="inputs are not those of the weeks before" if bad else "", lingers=bool(bad),
     )  # fmt: skip
