@@ -44,6 +44,13 @@ def test_kinds_that_judge_losses_of_rows_refuse_a_ranking(kind: Any) -> None:
         Monitor(name="m", kind=kind, metric="roc_auc")
 
 
+@pytest.mark.parametrize("kind", ["multivariate", "integrity", "silent", "slices"])
+def test_persistence_is_refused_where_the_last_window_is_judged_alone(kind: Any) -> None:
+    with pytest.raises(DeclarationError, match="judges its last window alone"):
+        Monitor(name="m", kind=kind, persistence=(2, 3))
+    assert Monitor(name="m", kind="silent", season="day", window="1h", persistence=(2, 3)).lasting.k == 2
+
+
 def test_a_ranking_pays_for_looking_at_its_latest_day() -> None:
     loss, ranking = (Monitor(name="m", kind="performance", metric=m, persistence=(1, 1)) for m in ("", "roc_auc"))
     assert ranking.alpha(1) < loss.alpha(1)
