@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from sklearn.datasets import load_breast_cancer
 from undrift import lifecycle, releases
 from undrift.app.init import init
 from undrift.errors import SettingsError
+from undrift.ids import to_micros
 from undrift.project import Project, open_project
 from undrift.rehearse.drill import rehearse
 from undrift.rehearse.live import LiveStage, live_settings
@@ -170,5 +172,32 @@ def test_what_no_request_can_carry_is_not_played_and_says_why(tumours: Path, tmp
         stage.play()
         assert "the server computes it anew" in stage.off
         assert (stage.day, stage.sent) == (0, 0), "and nothing was started for it"
+    finally:
+        stage.close()
+
+
+@pytest.mark.timeout(300)
+def test_labels_whose_time_had_not_come_are_told_in_the_runs_that_begin_where_the_quiet_days_end(
+    tumours: Path, tmp_path: Path
+) -> None:
+    with open_project(tumours) as project:
+        declared = project.applied().model()
+        material = gather(project, declared, 1)
+        copy_project(project, declared, tmp_path / "base", live_settings())
+    first = LiveStage(tmp_path / "base", declared.name, material, per_day=40, seed=1)
+    try:
+        first.play()
+        waiting = list(first._untold)
+        assert waiting, "the labels of a day's evening come on a later day"
+    finally:
+        first.close()
+    shutil.copytree(tmp_path / "base", tmp_path / "run")
+    stage = LiveStage(tmp_path / "run", declared.name, material, per_day=40, seed=1, day=1)
+    try:
+        assert stage._untold == waiting
+        while stage._untold[0] == waiting[0]:
+            stage.play()
+        told = {row["prediction_id"] for row in stage.project.lake.scan("labels_tumours").to_pylist()}
+        assert {label["id"] for at, label in waiting if at <= to_micros(stage.now)} <= told
     finally:
         stage.close()

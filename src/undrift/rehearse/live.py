@@ -64,7 +64,11 @@ class LiveStage(Stage):
         super().__init__(folder, *parts, **more)
         self._system = System(self.project, folder / "faults.json", plain_environ())
         self._client: Client | None = None
+        self._pending = folder / "untold.json"
+        """Labels whose time had not come when the days that this copy was made of ended."""
         self._untold: list[tuple[int, dict[str, Any]]] = []
+        if self._pending.exists():
+            self._untold = msgspec.json.decode(self._pending.read_bytes(), type=list[tuple[int, dict[str, Any]]])
 
     def _lived(self, rows: list[Row], rng: np.random.Generator) -> None:
         """The rows sent as requests, one by one in their order, and all else that is told; then the watermark."""
@@ -185,7 +189,8 @@ class LiveStage(Stage):
         scratch.replace(self._system.faults)
 
     def close(self) -> None:
-        """End the processes, and let go of the copy."""
+        """End the processes, leave word of the labels still to be told, and let go of the copy."""
+        self._pending.write_bytes(msgspec.json.encode(self._untold))
         if self._client is not None:
             self._client.close()
         try:
