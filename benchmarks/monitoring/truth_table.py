@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def cell(found: Sequence[int | None]) -> str:
 
 def write(path: Path) -> None:
     kept: dict[tuple[str, int], dict[int, Any]] = {}
-    for line in path.read_text().splitlines():
+    text = lzma.decompress(path.read_bytes()).decode() if path.suffix == ".xz" else path.read_text()
+    for line in text.splitlines():
         one = json.loads(line)
         kept.setdefault((one["rival"], one["span"]), {})[one["seed"]] = one
     ours = kept.pop(("undrift", 7))

@@ -41,25 +41,42 @@ INTERFACE = Interface(
     label="y", classes=("0", "1"),
 )  # fmt: skip
 MONITORS = {
-    "drift": Monitor(name="drift", kind="drift", history="98d", practical=0.005, budget=1.5),
-    "segments": Monitor(name="segments", kind="drift", history="98d", practical=0.01, by_segment=True, budget=0.25),
+    "numbers": Monitor(
+        name="numbers",
+        kind="drift",
+        columns=tuple(NAMES[:20]),
+        history="98d",
+        practical=0.005,
+        persistence=(1, 1),
+        budget=1.5,
+    ),
+    "categories": Monitor(
+        name="categories",
+        kind="drift",
+        columns=tuple(NAMES[20:]),
+        history="98d",
+        practical=0.005,
+        persistence=(1, 1),
+        budget=0.25,
+    ),
+    "segments": Monitor(name="segments", kind="drift", history="98d", practical=0.01, by_segment=True, budget=0.1),
     "integrity": Monitor(name="integrity", kind="integrity", practical=0.02, budget=0.25),
     "together": Monitor(name="together", kind="multivariate", metric="correlation", practical=0.02),
-    "quality": Monitor(name="quality", kind="performance", metric="roc_auc", practical=0.02, budget=0.5),
+    "quality": Monitor(name="quality", kind="performance", metric="roc_auc", practical=0.02, budget=0.25),
 }
 ASKED = {
-    "mean": ("drift",),
-    "variance": ("drift",),
-    "category": ("drift",),
+    "mean": ("numbers",),
+    "variance": ("numbers",),
+    "category": ("categories",),
     "missing": ("integrity",),
-    "unit": ("drift",),
+    "unit": ("numbers",),
     "correlation": ("together",),
-    "segment": ("drift", "segments"),
+    "segment": ("numbers", "segments"),
     "concept": ("quality",),
 }
 """Monitors that are asked for each change; the others could only find it by chance."""
 STRETCH = 25
-QUIET = {"drift": 1, "segments": 8, "integrity": 4, "together": 2, "quality": 2}
+QUIET = {"numbers": 1, "categories": 1, "segments": 8, "integrity": 4, "together": 2, "quality": 2}
 """One in so many stretches of 25 windows of an unchanged stream is judged; alarms of its windows are counted."""
 
 
