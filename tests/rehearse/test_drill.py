@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from undrift.rehearse.drill import Control, Outcome, Rehearsal, rehearse, scenar
 from undrift.rehearse.material import gather
 from undrift.rehearse.scenario import Row, Scenario, Stage
 from undrift.rehearse.scratch import copy_project
+from undrift.rehearse.upstream_corrupts import UpstreamCorrupts
 
 ROOM = Path(drill.__file__).parent
 SMALL: dict[str, Any] = {"quiet_days": 6, "most_days": 6, "per_day": 160}
@@ -194,6 +196,33 @@ def test_there_is_a_scenario_for_each_of_the_fourteen_stories() -> None:
         assert scenario.title
         assert scenario.truth
         assert "default" in scenario.strengths
+
+
+@pytest.mark.parametrize(
+    ("unit", "strength", "expected"),
+    [
+        ("percent", 1.0, 0.5),
+        ("percent", 0.5, 25.25),
+        ("mph", 1.0, 22.352),
+        ("degree Fahrenheit", 1.0, 10.0),
+        ("", 1.0, 10.0),
+        ("parrots", 1.0, 10.0),
+    ],
+)
+def test_a_unit_changes_to_one_that_is_used_beside_it(unit: str, strength: float, expected: float) -> None:
+    columns = SimpleNamespace(
+        numeric=["load", "wind"],
+        sourced={"wind": "weather"},
+        units={"wind": unit, "load": "feet"},
+        like=lambda name, value: value,
+    )
+    stage: Any = SimpleNamespace(columns=columns, material=SimpleNamespace(sources={"weather": []}))
+    scenario = UpstreamCorrupts()
+    (row,) = scenario.change([Row(inputs={"load": 7.0, "wind": 50.0}, features={}, label=None)], stage, strength)
+    assert row.inputs == {"load": 7.0, "wind": pytest.approx(expected)}, "the column of the feed, not the weightier one"
+    assert row.touched
+    assert scenario.spoil("wind", 50.0, strength) == pytest.approx(expected), "the feed says the same"
+    assert (scenario.spoil("load", 7.0, strength), scenario.spoil("wind", None, strength)) == (7.0, None)
 
 
 def test_a_scenario_is_one_file_of_at_most_sixty_lines() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
@@ -29,6 +30,8 @@ from undrift.rehearse.live import LiveStage, live_settings
 from undrift.rehearse.material import gather
 from undrift.rehearse.scenario import Row, Scenario
 from undrift.rehearse.scratch import copy_project
+from undrift.rehearse.silent_garbage import SilentGarbage
+from undrift.rehearse.stage import DAY, START
 
 UNDRIFT = (sys.executable, "-m", "undrift.app.cli")
 
@@ -74,6 +77,46 @@ def test_two_stories_are_played_live_beside_their_controls(tumours: Path, tmp_pa
         ("the quiet days", []), ("nothing wrong", []), ("a sound candidate", []),
     ]  # fmt: skip
     assert code == 0
+
+
+@pytest.mark.timeout(600)
+def test_a_table_with_keys_times_and_categories_is_played_live(tmp_path: Path) -> None:
+    """Whole-numbered keys: a label has to find its own prediction among those of all days."""
+    rng = np.random.default_rng(1)
+    place, size = rng.choice(["north", "south", "east"], 900), rng.normal(10, 2, 900)
+    table = pa.table(
+        {
+            "order": np.arange(900),
+            "at": pa.array(np.datetime64("2025-01-01", "us") + np.arange(900) * np.timedelta64(3600 * 10**6, "us")),
+            "place": place,
+            "size": size,
+            "late": (size + 3 * (place == "north") + rng.normal(0, 1, 900) > 11).astype(int),
+        }
+    )
+    pyarrow.csv.write_csv(table, tmp_path / "orders.csv")
+    init(tmp_path / "orders", tmp_path / "orders.csv", "late", key="order", time="at")
+    with open_project(tmp_path / "orders") as project:
+        assert lifecycle.train(project, actor="person:ann").version == 1
+        releases.promote(project, actor="person:ann", why="the first", force=True)
+        declared = project.applied().model()
+        material = gather(project, declared, 1)
+        copy_project(project, declared, tmp_path / "copy", live_settings())
+    stage = LiveStage(tmp_path / "copy", declared.name, material, per_day=120, seed=1)
+    try:
+        for _ in range(2):
+            stage.play()
+        stage.day = 12  # of its rows one is the twelfth of the first day, if days and places run into each other
+        stage.begin(SilentGarbage(), 1.0)
+        stage.play()
+        rows = stage.project.lake.scan("predictions_orders").to_pylist()
+        told = {row["prediction_id"] for row in stage.project.lake.scan("labels_orders").to_pylist()}
+        known = [float(row["score"]) for row in rows if row["event_time"] >= START + 12 * DAY]
+    finally:
+        stage.close()
+    assert len({row["prediction_id"] for row in rows}) == len(rows) == 3 * 120, "no two rows have one key"
+    assert told
+    assert told <= {row["prediction_id"] for row in rows}
+    assert max(known.count(score) for score in set(known)) > 100, "the scenario's answers were planted"
 
 
 @pytest.mark.timeout(600)

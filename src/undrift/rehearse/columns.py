@@ -54,6 +54,11 @@ class Columns:
         self.sourced = {
             o.name: view.source for view in self.interface.views if not view.aggregates for o in view.outputs
         }
+        self.units = {field.name: field.unit for field in self.interface.contract.fields}
+        sources = project.known_sources()
+        for name, source in self.sourced.items():
+            if source in sources:
+                self.units |= {f.name: f.unit for f in sources[source].contract.fields if f.name == name}
 
     def _by_importance(self, names: list[str]) -> list[str]:
         spread = [name for name in names if len({row.value(name) for row in self._rows[:500]}) > 1]

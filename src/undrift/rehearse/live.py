@@ -86,7 +86,7 @@ class LiveStage(Stage):
         events = [
             event
             for number, (row, at) in enumerate(zip(rows, self._moments(start, rng, len(rows)), strict=True))
-            for event in self._asked(client, row, f"rehearsed-{self.day}-{number}", at)
+            for event in self._asked(client, row, self._name(number), at)
         ]
         self.sent += len(rows)
         self.day += 1
@@ -159,7 +159,9 @@ class LiveStage(Stage):
         if self.scenario is None or type(self.scenario).answers is Scenario.answers:
             return
         route = self.project.publish_routes().routes[0]
-        known = [(row, decoded) for row in rows if (decoded := self._decoded(row, "planned", to_micros(self.now)))]
+        at = to_micros(self.now)
+        sent = [(row, self._decoded(row, self._name(number), at)) for number, row in enumerate(rows)]
+        known = [(row, decoded) for row, decoded in sent if decoded is not None]
         del self.refused[len(self.refused) - (len(rows) - len(known)) :]  # the server will say so itself
         asked = [Row(decoded, row.features, row.label, row.touched) for row, decoded in known]
         names = [given.name for given in self.interface.inputs]

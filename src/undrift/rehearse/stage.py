@@ -148,7 +148,7 @@ class Stage:
         by_revision: dict[str, list[tuple[Row, str, int, tuple[str, ...], float]]] = {}
         labels: list[Record] = []
         for number, (row, at) in enumerate(zip(rows, moments, strict=True)):
-            name = f"rehearsed-{self.day}-{number}"
+            name = self._name(number)
             decoded = self._decoded(row, name, at)
             if decoded is None:
                 continue
@@ -182,6 +182,10 @@ class Stage:
     def _wait(self) -> int:
         """The microseconds from a prediction to its label."""
         return min(duration(self.model.maturity), 3 * DAY) // timedelta(microseconds=1)
+
+    def _name(self, number: int) -> str:
+        """What names a row of the day, by its place in it; its digits are a number that no other row has."""
+        return f"rehearsed-{self.day}-{number:06d}"
 
     def _request(self, row: Row, name: str, at: int) -> dict[str, Any]:
         """The row as a client sends it: with a key, a time and a unit where the model has them, as JSON values."""

@@ -1,10 +1,12 @@
-"""Story 4: the pipeline upstream corrupts a column: another unit."""
+"""Story 4: the pipeline upstream corrupts a column: another unit, Fahrenheit to Celsius where none is declared."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from undrift.monitor.jumps import conversions_from
 from undrift.rehearse.scenario import Row, Scenario, Sighting, Stage
+from undrift.stats.units import CONVERSIONS
 
 __all__ = ["UpstreamCorrupts"]
 
@@ -19,12 +21,14 @@ class UpstreamCorrupts(Scenario):
     kinds = ("feed", "silent", "integrity", "drift")
 
     def __init__(self) -> None:
-        self._column = ""
+        self._column, self._line = "", CONVERSIONS["Fahrenheit to Celsius"]
 
     def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
         """The column that matters most, of a source if there is one, in another unit."""
         mine = [n for n in stage.columns.numeric if stage.columns.sourced.get(n) in stage.material.sources]
-        self._column = self._column or (mine or stage.columns.numeric)[0]
+        if not self._column:
+            self._column = (mine or stage.columns.numeric)[0]
+            self._line = self._another(stage.columns.units.get(self._column, "")) or self._line
         for row in rows:
             value = row.value(self._column)
             if value is not None:
@@ -36,10 +40,16 @@ class UpstreamCorrupts(Scenario):
         touched = column == self._column and isinstance(value, int | float)
         return self._other(value, strength) if touched else value
 
+    def _other(self, value: float, strength: float) -> float:
+        """In another unit at the default strength, half or twice as far from the truth at others."""
+        scale, offset = self._line
+        return value + strength * (scale * value + offset - value)
+
     @staticmethod
-    def _other(value: float, strength: float) -> float:
-        """Fahrenheit to Celsius at the default strength, half or twice as far from the truth at others."""
-        return value + strength * ((value - 32) * 5 / 9 - value)
+    def _another(unit: str) -> tuple[float, float] | None:
+        """Scale and offset to a unit that is used beside the declared one; None where none is known or declared."""
+        named = {text: line for text, line in conversions_from(unit).items() if not text.startswith(("times", "sign"))}
+        return next(iter(named.values()), None) if unit else None
 
     def sighting(self, stage: Stage) -> Sighting | None:
         """An incident, or the contract at the door."""
