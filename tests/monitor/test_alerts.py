@@ -59,6 +59,20 @@ def test_columns_of_one_monitor_are_one_incident_told_once() -> None:
     assert life.tick(*bad, finding(DRIFT, Verdict.FAIL, "hour")) == ["updated: temp, dewp, hour drifted"]
 
 
+def test_parts_of_two_columns_are_told_apart_in_a_title() -> None:
+    parts = [{"carrier": "UA", "origin": "EWR"}, {"carrier": "AA"}]
+    bad = [
+        found(
+            QUALITY, Verdict.FAIL, "worse", name="loss", value=0.5, n=100, window=Window(NOW - DAY, NOW),
+            segment=part, cause="brier decayed",
+        )
+        for part in parts
+    ]  # fmt: skip
+    life = Life()
+    assert life.tick(bad[1]) == ["opened: brier decayed (carrier=AA)"]
+    assert life.tick(*bad) == ["updated: brier decayed (carrier=AA; carrier=UA, origin=EWR)"]
+
+
 def test_it_ends_by_evidence_only() -> None:
     life = Life()
     life.tick(finding(DRIFT, Verdict.FAIL, "temp"))

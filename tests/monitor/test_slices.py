@@ -59,6 +59,45 @@ def test_pairs_are_found_where_neither_part_alone_is_worst() -> None:
     found = worst_slices(columns, loss, times, practical=0.15)
     assert [each.where for each in found] == [{"a": "x", "b": "v"}]
     assert abs(found[0].excess - 0.3) < 0.03
+    wide = worst_slices(columns, loss, times, practical=0.03)
+    assert [each.where for each in wide] == [{"a": "x", "b": "v"}], (
+        "both parts are worse too, for this pair's sake only"
+    )
+
+
+def test_a_part_is_told_rather_than_the_worst_of_its_parts_by_chance() -> None:
+    rng = np.random.default_rng(6)
+    n, named = 4_000, []
+    for _ in range(12):
+        a, b = rng.choice(["x", "y", "z"], n), np.where(rng.random(n) < 0.9, "u", "v")
+        loss = rng.exponential(1.0, n) + 1.0 * (a == "x")
+        times = np.sort(rng.integers(0, 28, n)) * 86_400_000_000
+        columns = {"a": pa.chunked_array([a.tolist()]), "b": pa.chunked_array([b.tolist()])}
+        named += [each.where for each in worst_slices(columns, loss, times, practical=0.2, minimum_n=100)]
+    assert named == [{"a": "x"}] * 12
+    only = {"a": columns["a"], "c": pa.chunked_array([np.where(a == "x", "p", "q").tolist()])}
+    assert len(worst_slices(only, loss, times, practical=0.2)) == 1, "two names of the same rows"
+
+
+def test_the_parts_of_a_bad_part_and_what_it_makes_look_bad_are_not_named() -> None:
+    """A carrier that rots, with most of its flights from one airport; and a second, lighter fault of its own."""
+    rng = np.random.default_rng(5)
+    n = 40_000
+    carrier = rng.choice(["ua", "aa", "dl", "b6"], n)
+    airport = np.where((carrier == "ua") & (rng.random(n) < 0.7), "ewr", rng.choice(["ewr", "jfk", "lga"], n))
+    visible, wind = rng.uniform(0, 10, n), rng.choice(["calm", "storm"], n, p=[0.9, 0.1])
+    loss = rng.normal(0, 0.5, n) + 0.6 * (carrier == "ua") + 0.4 * (wind == "storm")
+    times = np.sort(rng.integers(0, 28, n)) * 86_400_000_000
+    columns: dict[str, Any] = {
+        "carrier": pa.chunked_array([carrier.tolist()]),
+        "airport": pa.chunked_array([airport.tolist()]),
+        "visible": pa.chunked_array([visible]),
+        "wind": pa.chunked_array([wind.tolist()]),
+    }
+    found = worst_slices(columns, loss, times, practical=0.1)
+    assert [each.where for each in found] == [{"carrier": "ua"}, {"wind": "storm"}]
+    only = worst_slices(columns, loss, times, practical=0.1, most=1)
+    assert [each.where for each in only] == [{"carrier": "ua"}], "the one with the most evidence"
 
 
 def test_among_many_parts_without_a_difference_hardly_any_is_named() -> None:

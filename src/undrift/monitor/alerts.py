@@ -218,8 +218,10 @@ def _title(incident: Incident) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
+    """The first names; with semicolons where one of them, a segment of two columns, has a comma of its own."""
     more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    between = "; " if any(", " in name for name in names) else ", "
+    return between.join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _resolved(before: Incident, monitor: Monitor, now: datetime) -> Incident:

@@ -2,7 +2,8 @@
 
 Values of categories and quarters of numbers, alone and in pairs, are the candidates. Small ones are drawn towards the
 whole (empirical Bayes), many are looked at and paid for (Benjamini and Hochberg 1995), and days are the units, as
-everywhere; rows about the same thing count by what they add (repeats.py). What happens next stands in alerts.py.
+everywhere; rows about the same thing count by what they add (repeats.py). Of slices that share rows the one with the
+most evidence is told, and others for what it leaves unexplained. What happens next stands in alerts.py.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ def worst_slices(
 ) -> list[Slice]:
     """The slices whose loss is beyond that of all other rows by more than ``practical``, the largest excess first.
 
+    A slice is left out that is beyond it only for the rows which it shares with one of more evidence: the parts of a
+    bad slice, and what a bad part makes look bad (forward selection; each step is on what the slices before leave of
+    the loss). A pair is told instead of one of its two parts only if it is surely worse than the rest of that part.
+
     Parameters
     ----------
     columns : inputs and features by name, as Arrow columns.
@@ -75,8 +80,6 @@ def worst_slices(
     minimum_n : labelled rows a slice needs.
     level : false discovery rate over all slices that were looked at.
     """
-    from scipy.special import stdtr
-
     held = np.isfinite(loss)
     repeats = [each.take(held) for each in repeats]
     loss, days = loss[held], np.unique(times[held] // DAY, return_inverse=True)[1]
@@ -97,20 +100,50 @@ def worst_slices(
         return []
     seen = [_excess(loss, days, count, flag, repeats) for _, flag in groups]
     gap, error, worth = (np.array(each) for each in zip(*seen, strict=True))
-    freedom = np.minimum(count, worth) - 1
-    p = np.where(worth < FEWEST_APART, 1.0, 1 - stdtr(np.maximum(freedom, 1.0), (gap - practical) / error))
+    p = _p_value(gap - practical, error, worth, count)
     # method of moments for how much slices truly differ; what is left of a gap after its noise is taken off
     spread = max(0.0, float(np.mean(gap**2 - error**2)))
     shrunk = gap * spread / (spread + error**2) if spread > 0 else np.zeros_like(gap)
     order = np.argsort(p)
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum.accumulate((p[order] * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1]
-    found = [
-        Slice(where, int(flag.sum()), float(loss[flag].mean()), float(loss[~flag].mean()), float(s), float(min(q, 1.0)))
-        for (where, flag), s, q in zip(groups, shrunk, adjusted, strict=True)
-        if q <= level and s > practical
-    ]
-    return sorted(found, key=lambda each: (-each.excess, sorted(each.where.items())))[:most]
+    found, left = list(np.flatnonzero((adjusted <= level) & (shrunk > practical))), loss
+    told: list[Slice] = []
+    while found and len(told) < most:
+        best, *others = sorted(found, key=lambda k: (practical - gap[k]) / error[k])
+        for k in others:
+            (where, part), (narrower, flag) = groups[k], groups[best]
+            if where.items() < narrower.items() and not _adds(left, days, flag, part, repeats, level / len(groups)):
+                best = k
+        (where, flag), q = groups[best], float(min(adjusted[best], 1.0))
+        told.append(
+            Slice(where, int(flag.sum()), float(loss[flag].mean()), float(loss[~flag].mean()), float(shrunk[best]), q)
+        )
+        left = left - np.where(flag, left[flag].mean() - left[~flag].mean(), 0.0)
+        found.remove(best)
+        for k in found:
+            gap[k], error[k], worth[k] = _excess(left, days, count, groups[k][1], repeats)
+        p = _p_value(gap - practical, error, worth, count)
+        found = [k for k in found if p[k] <= level]
+    return sorted(told, key=lambda each: (-each.excess, sorted(each.where.items())))
+
+
+def _adds(
+    loss: Floats, days: NDArray[np.intp], flag: Bools, part: Bools, repeats: Sequence[Repeats], level: float
+) -> bool:
+    """Whether a slice of a part is surely worse than the rest of the part."""
+    if flag[part].all():
+        return False
+    count, mine = int(days.max()) + 1, [each.take(part) for each in repeats]
+    return bool(_p_value(*_excess(loss[part], days[part], count, flag[part], mine), count) <= level)
+
+
+def _p_value(beyond: Any, error: Any, worth: Any, days: int) -> Any:
+    """Of "no more than is tolerated", by Student's t; 1 where too few rows apart could say."""
+    from scipy.special import stdtr
+
+    freedom = np.maximum(np.minimum(days, worth) - 1, 1.0)
+    return np.where(worth < FEWEST_APART, 1.0, 1 - stdtr(freedom, beyond / error))
 
 
 def _levels(values: Any) -> list[tuple[str, Bools]]:
