@@ -22,6 +22,7 @@ from undrift.data.features import check as check_view
 from undrift.data.text import MEASURED
 from undrift.deploy.rollout import Rollout
 from undrift.develop.bundle import Interface, Task
+from undrift.develop.segments import fields_of
 from undrift.errors import ContractError, DeclarationError, UndriftError
 from undrift.ids import content_hash, duration
 from undrift.improve.triggers import Retrain
@@ -50,7 +51,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     baseline : like ``train``; what a candidate must beat when there is no champion yet.
     key, unit, time : request fields naming the prediction, the unit of assignment and the event time.
     views, transforms : features beside those in the request.
-    segments : request fields whose values are watched and gated one by one.
+    segments : request fields whose values are watched and gated one by one; ``carrier & origin`` for those of two
+        together.
     bands : for segments that are numbers, the ascending cuts between which their values count as one.
     rare : for other segments, values too rare to be judged alone, which are also looked at together.
     maturity : how long after the prediction its label can be expected.
@@ -269,13 +271,15 @@ def _check(model: Model, contract: Contract, sources: Mapping[str, Source]) -> N
         wrong.append(f"rollout: unit = {unit!r} is no field of the contract ({', '.join(sorted(known))})")
     if model.rollout.without_unit == "champion" and not (unit or model.unit):
         wrong.append("rollout: without_unit = 'champion' needs a unit field, in the rollout or the model")
-    wrong += [f"segment {s!r} is no field of the contract" for s in model.segments if s not in known]
+    wrong += [f"segment {s!r} is no field of the contract" for s in fields_of(model.segments, known) if s not in known]
     types = {f.name: f.type for f in contract.fields}
     for which, groups in (("bands", model.bands), ("rare", model.rare)):
         wrong += [f"{which} of {name!r}, which is no segment" for name in groups if name not in model.segments]
     for name, cuts in model.bands.items():
         if list(cuts) != sorted(set(cuts)) or not cuts or name in model.rare:
             wrong.append(f"bands of {name!r} must be numbers that grow, and such a segment has no rare values")
+        if name in model.segments and name not in known:
+            wrong.append(f"bands of {name!r}: declare those of its numbers alone")
         if types.get(name, "number") not in ("number", "integer"):
             wrong.append(f"bands of {name!r}, which is no number but {types[name]}")
     for view in model.views:

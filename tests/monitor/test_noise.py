@@ -88,6 +88,22 @@ def test_columns_lend_each_other_what_they_have_in_common_but_a_wild_one_is_take
     assert float(found["c3"].variance[0]) < 0.1**2 / 7 / 3
 
 
+def test_rare_categories_whose_days_vary_by_chance_alone_say_nothing_of_the_common_ones() -> None:
+    rare = 12
+    reference = Reference(labels=tuple(map(str, range(rare + 1))), counts=(60_000.0, *[3.0] * rare, 40_000.0))
+    window = Window(START + timedelta(days=60), START + timedelta(days=67))
+    at = np.arange(60) * 86_400_000_000 + int(START.timestamp() * 1e6)
+    told = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        most = 0.6 + rng.normal(0, 0.02, 60)
+        shares = np.column_stack([most, np.full((60, rare), 3e-5), 1 - most - rare * 3e-5])
+        seen = {"x": Slots(at, np.array([rng.multinomial(1000, each) for each in shares]).astype(np.float64))}
+        told.append(float(noises(seen, {"x": reference}, window)["x"].variance[0]) * 7 / 0.02**2)
+    assert np.mean(told) == pytest.approx(1.0, abs=0.4)
+    assert max(told) < 3  # counted alike, the rare ones made it six to 56 times what it is in 10 of these 20
+
+
 def test_weekdays_of_a_column_s_own_are_no_noise_of_weeks() -> None:
     rng = np.random.default_rng(6)
     window = Window(START + timedelta(days=63), START + timedelta(days=70))

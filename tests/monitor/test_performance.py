@@ -160,7 +160,7 @@ def ranked(rng: np.random.Generator, days: int, *, weak_from: int = 10**6, law: 
     return day, 1 / (1 + np.exp(1 - x)), label
 
 
-def captured(day: Any, score: Any, label: Any, *, known: int = 10**6, carrier: Any = None) -> pa.Table:
+def captured(day: Any, score: Any, label: Any, *, known: int = 10**6, **inputs: Any) -> pa.Table:
     n = len(day)
     made = {
         "event_time": pa.array(int(START.timestamp()) * 1_000_000 + day * 86_400_000_000, pa.timestamp("us", "UTC")),
@@ -172,8 +172,8 @@ def captured(day: Any, score: Any, label: Any, *, known: int = 10**6, carrier: A
         "label": [str(int(v)) if d < known else None for d, v in zip(day, label, strict=True)],
         "value": pa.nulls(n, pa.float64()),
     }
-    if carrier is not None:
-        made["inputs"] = pa.StructArray.from_arrays([pa.array(carrier)], ["carrier"])
+    if inputs:
+        made["inputs"] = pa.StructArray.from_arrays([pa.array(values) for values in inputs.values()], list(inputs))
     return pa.table(made)
 
 
@@ -251,6 +251,22 @@ def test_a_ranking_is_judged_by_segment_too() -> None:
     told = {f.measurement.where: f.verdict for f in found}
     assert told["carrier=DL"] is Verdict.FAIL
     assert told["carrier=UA"] is Verdict.PASS
+
+
+def test_a_declared_pair_that_rots_is_found_where_neither_part_alone_is() -> None:
+    rng = np.random.default_rng(27)
+    interface = msgspec.structs.replace(INTERFACE, segments=("carrier", "origin", "carrier & origin"))
+    day, score, label = ranked(rng, 14, n=1500)
+    carrier, origin = rng.choice(["UA", "DL", "AA", "B6"], day.size), rng.choice(["EWR", "JFK", "LGA"], day.size)
+    turned = (carrier == "DL") & (origin == "JFK") & (day >= 7)
+    rows = captured(day, score, np.where(turned, 1 - label, label), carrier=carrier, origin=origin)
+    names = [f"carrier={c}" for c in np.unique(carrier)] + [f"origin={o}" for o in np.unique(origin)]
+    names += [f"carrier & origin={c} & {o}" for c in np.unique(carrier) for o in np.unique(origin)]
+    expected = {name: usual(rng) for name in ("roc_auc", *(f"roc_auc[{each}]" for each in names))}
+    monitor = Monitor(name="r", kind="performance", metric="roc_auc", by_segment=True, practical=0.3)
+    told = {f.measurement.where: f.verdict for f in judge_performance(monitor, of(rows, expected, 14, interface))}
+    assert len(told) == 1 + 4 + 3 + 12
+    assert [where for where, verdict in told.items() if verdict is Verdict.FAIL] == ["carrier & origin=DL & JFK"]
 
 
 def test_a_ranking_that_nothing_was_kept_of_says_what_to_do() -> None:

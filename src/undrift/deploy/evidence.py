@@ -23,6 +23,7 @@ from undrift.deploy.rollout import Exposure, RolloutState
 from undrift.deploy.tally import Tally
 from undrift.deploy.traffic import labelled_rows, segment_columns, stand_ins, values_of
 from undrift.develop.bundle import Interface
+from undrift.develop.segments import fields_of
 from undrift.finding import Window
 from undrift.ids import from_micros, to_micros
 
@@ -257,7 +258,8 @@ def _waiting(rows: pa.Table, interface: Interface) -> pa.Table:
 
     columns: dict[str, Any] = {name: rows[name] for name in (*_KEPT, *_LABEL) if name in rows.column_names}
     if "inputs" in columns:
-        fields = [f.name for f in rows["inputs"].type if f.name in interface.segments]
+        held = [f.name for f in rows["inputs"].type]
+        fields = [name for name in fields_of(interface.segments, held) if name in held]
         inputs = columns.pop("inputs").combine_chunks()
         if fields:
             columns["inputs"] = pa.StructArray.from_arrays([pc.struct_field(inputs, f) for f in fields], fields)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undrift.develop.bundle import Interface
-from undrift.develop.segments import segment_texts
+from undrift.develop.segments import fields_of, segment_texts
 from undrift.validate.metrics import row_losses
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def segment_columns(rows: pa.Table, interface: Interface) -> dict[str, tuple[NDA
         return found
     inputs = rows["inputs"]
     held = {field.name for field in inputs.type}
-    columns = {name: pc.struct_field(inputs, name) for name in interface.segments if name in held}
+    columns = {name: pc.struct_field(inputs, name) for name in fields_of(interface.segments, held) if name in held}
     for name, column in segment_texts(interface, columns):
         encoded = column.dictionary_encode()
         names = encoded.dictionary.to_pylist()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from undrift.develop.bundle import Interface, Manifest
 from undrift.develop.rows import Answers, answer
-from undrift.develop.segments import segment_texts
+from undrift.develop.segments import fields_of, segment_texts
 from undrift.errors import DataError
 from undrift.stats.compare import paired_difference
 from undrift.stats.ranking import areas_within
@@ -227,10 +227,11 @@ class Scored:
         """
         found: dict[str, NDArray[np.intp]] = {}
         asked = self.interface.segments if columns is None else columns
-        missing = [column for column in asked if column not in self.table.column_names]
+        fields = fields_of(asked, self.table.column_names)
+        missing = [column for column in fields if column not in self.table.column_names]
         if missing:
             raise DataError(f"the rows have no column {missing[0]!r} to make segments of.")
-        for column, texts in segment_texts(self.interface, {c: self.table.column(c) for c in asked}, asked):
+        for column, texts in segment_texts(self.interface, {c: self.table.column(c) for c in fields}, asked):
             coded = texts.dictionary_encode()
             codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
             order = np.argsort(codes, kind="stable")

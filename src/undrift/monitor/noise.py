@@ -26,6 +26,8 @@ CALIBRATION: Final = 28
 FAR: Final = 3.0
 """Standard errors beyond which a column is an exception among the others."""
 WEEK: Final = 7
+ROUNDS: Final = 4
+"""Of counting shares by how well they know their variance, which depends on it; it settles in two or three."""
 FEWEST_PAIRS: Final = 14
 """Pairs of days a week apart from which days are compared by weekday."""
 
@@ -87,10 +89,9 @@ def _together(seen: Mapping[str, _Seen], length: int) -> dict[str, Noise]:
     # between days: shares with the same rank among the cuts have the same weather on the logit scale
     keys = np.concatenate([_keys(each) for each in seen.values()])
     extra, share = (np.concatenate([getattr(each, part) for each in seen.values()]) for part in ("day", "share"))
+    by_chance = np.concatenate([each.chance[0] for each in seen.values()])
     scale = np.square(share * (1 - share))
-    held = scale > 0
-    usual = np.bincount(keys[held], weights=extra[held] / scale[held], minlength=int(keys.max()) + 1)
-    usual = np.maximum(0.0, usual / np.maximum(np.bincount(keys[held], minlength=len(usual)), 1))
+    usual = _pooled(keys, extra, scale, by_chance)
     places = np.cumsum([len(each.share) for each in seen.values()])[:-1]
     common = dict(zip(seen, np.split(usual[keys] * scale, places), strict=True))
     trust = _trust({name: (each.day, common[name], each.chance[0], each.worth) for name, each in seen.items()})
@@ -108,6 +109,24 @@ def _together(seen: Mapping[str, _Seen], length: int) -> dict[str, Noise]:
         own = (1 - w) * windows[name] + w * np.maximum(0.0, each.window)
         behind = max(each.n, shared) if w < 1 else each.n
         found[name] = Noise(np.maximum(windows[name], own), float(behind), each.looks)
+    return found
+
+
+def _pooled(keys: NDArray[np.int64], extra: Floats, scale: Floats, chance: Floats) -> Floats:
+    """Of each key the variance on the logit scale that its shares have in common, each counted by how well it knows it.
+
+    What a variance of days spreads by chance is in proportion to all that the days vary; so of rare categories, whose
+    days vary by chance alone, hardly anything is to be learnt, and of shares with more weather than chance all count
+    alike.
+    """
+    held, size = scale > 0, int(keys.max()) + 1
+    found = np.zeros(size)
+    for _ in range(ROUNDS):
+        weight = np.zeros(len(keys))
+        weight[held] = np.square(scale[held] / (chance[held] + found[keys[held]] * scale[held]))
+        told = np.bincount(keys[held], weights=weight[held] * extra[held] / scale[held], minlength=size)
+        whole = np.bincount(keys[held], weights=weight[held], minlength=size)
+        found = np.maximum(0.0, np.divide(told, whole, out=np.zeros(size), where=whole > 0))
     return found
 
 

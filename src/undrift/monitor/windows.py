@@ -18,7 +18,7 @@ from undrift.data.column import ColumnProfile
 from undrift.data.profile import Profile
 from undrift.data.text import Vocabulary, profile_of
 from undrift.develop.bundle import Interface
-from undrift.develop.segments import segment_texts
+from undrift.develop.segments import fields_of, segment_texts
 from undrift.errors import ConflictError
 from undrift.finding import Window
 from undrift.ids import duration, to_micros
@@ -114,7 +114,8 @@ def _profiled(
         top = Profile.of(pa.table({"x": texts})).columns["x"].top[:MOST_VALUES]
         for value, _ in top:
             mask = pc.fill_null(pc.equal(texts, value), False)
-            part = pa.table({other: kept for other, kept in columns.items() if other != name}).filter(mask)
+            of = fields_of((name,), columns)
+            part = pa.table({other: kept for other, kept in columns.items() if other not in of}).filter(mask)
             held = profile_of(part, words, edges_from=edges)
             parts.update({f"{other}[{name}={value}]": column for other, column in held.columns.items()})
     return msgspec.structs.replace(whole, columns=parts)

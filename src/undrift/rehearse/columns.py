@@ -43,7 +43,8 @@ class Columns:
         assert route is not None, "the copy was made with a champion"
         self.interface = project.manifest(route["champion"]).interface
         self._rows = material.rows
-        self._segments = tuple(name for name in model.segments if name not in model.bands)
+        fields = {field.name for field in self.interface.contract.fields}
+        self._segments = tuple(name for name in model.segments if name in fields and name not in model.bands)
         known = read_importance(project.bundle_path(route["champion"]))
         self.importance: dict[str, float] = {} if known is None else dict(known.values)
         inputs = self.interface.inputs
