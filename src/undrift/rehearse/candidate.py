@@ -30,7 +30,7 @@ __all__ = ["WORTH", "introduce", "refused_by_gate", "roll_out"]
 
 WORTH: Final = "rehearsed_worth"
 """The business event of rehearsals, where the rollout looks at none of its own."""
-CLEAN: Final = 3
+CLEAN: Final = 5
 """Days after the lesson, whose rows are as ever: the newest rows, on which the gate compares.
 
 Where requests have no time the gate holds rows out at random, so the lesson cannot be kept from it: there are no clean
