@@ -132,7 +132,7 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rest). ``error``: raise with this text. ``delay_ms``: answer so much later. ``where``: only for rows with one of
     these values (any, if none) in each of these inputs, as ``{"carrier": ["UA"]}``; models without them are spared.
     ``scripted``: for each bundle, by `script_name`, what rows of these inputs (by `script_key`) are answered: score,
-    scores and label; None raises.
+    scores and label; None raises. ``keyed``: the inputs that a row is told by; all if empty.
     """
 
     constant: float | None = None
@@ -140,6 +140,7 @@ class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delay_ms: float = 0.0
     where: dict[str, list[Any]] = {}
     scripted: dict[str, dict[str, tuple[float, list[float] | None, str | None] | None]] = {}
+    keyed: list[str] = []
 
 
 def script_key(values: Iterable[Any]) -> str:
@@ -189,7 +190,7 @@ class FaultyPredictor:
         if faults.error and any(hit):
             raise PredictionError(faults.error)
         script = faults.scripted.get(script_name(self._inner.manifest), {}) if faults.scripted else {}
-        names = [given.name for given in self._inner.manifest.interface.inputs] if script else []
+        names = faults.keyed or [given.name for given in self._inner.manifest.interface.inputs] if script else []
         keys = [script_key(columns[name][i] for name in names) for i in range(n)] if script else []
         if any(script.get(key, ()) is None for key in keys):
             raise PredictionError("scripted to fail")

@@ -26,7 +26,7 @@ from undrift.rehearse.stage import Stage
 from undrift.releases import start_rollout
 from undrift.retrain import run_retrain
 
-__all__ = ["WORTH", "introduce", "refused_by_gate", "roll_out"]
+__all__ = ["CLEAN", "WORTH", "introduce", "refused_by_gate", "roll_out"]
 
 WORTH: Final = "rehearsed_worth"
 """The business event of rehearsals, where the rollout looks at none of its own."""

@@ -20,9 +20,9 @@ from undrift.errors import ConflictError, NotFoundError, SettingsError
 from undrift.finding import Finding, Measurement, Report, Verdict
 from undrift.plugins import names, resolve
 from undrift.project import Project
-from undrift.rehearse.candidate import introduce, refused_by_gate
-from undrift.rehearse.live import LiveStage, check_live, live_settings
-from undrift.rehearse.material import Material, gather
+from undrift.rehearse.candidate import CLEAN, introduce, refused_by_gate
+from undrift.rehearse.live import LiveStage, live_settings
+from undrift.rehearse.material import Material, gather, gather_days
 from undrift.rehearse.scenario import Scenario, Sighting
 from undrift.rehearse.scratch import copy_project
 from undrift.rehearse.stage import Stage
@@ -183,7 +183,7 @@ def rehearse(
     ------
     ConflictError : nothing is in force, or the model has no champion.
     DataError : too few labelled rows to play with.
-    SettingsError : a strength that a scenario does not have, or a model that cannot be played live.
+    SettingsError : a strength that a scenario does not have, or too few days to be played live as they were.
     """
     begun = time.monotonic()
     played = scenarios(wanted)
@@ -198,15 +198,17 @@ def rehearse(
             "nothing is in force yet, so there is nothing to rehearse with.", hint="`undrift train`, `undrift promote`."
         )
     declared = applied.model(model)
-    if live:
-        check_live(declared)
     route = project.route(declared.name)
     if route is None or not route["champion"]:
         raise ConflictError(
             f"{declared.name} has no champion, so there is nothing to rehearse with.",
             hint="`undrift train`, `undrift promote`.",
         )
-    material = gather(project, declared, seed)
+    lesson = max((scenario.teaches for scenario in played), default=0)
+    if live and declared.views:
+        material = gather_days(project, declared, quiet_days + (lesson + CLEAN if lesson else 0) + most_days, seed)
+    else:
+        material = gather(project, declared, seed)
     say(f"playing with {material.origin}")
     with tempfile.TemporaryDirectory(prefix="undrift-rehearse-") as scratch:
         theatre = _Theatre(project, declared.name, material, Path(scratch), per_day, seed, say, live=live)
@@ -214,7 +216,6 @@ def rehearse(
         controls.append(theatre.control("nothing wrong", most_days, rollout=False))
         if any(scenario.candidate for scenario in played):
             controls.append(theatre.control("a sound candidate", most_days, rollout=True))
-        lesson = max(scenario.teaches for scenario in played)
         if lesson and declared.train:
             controls.append(theatre.control("a sound retrain", most_days, rollout=True, lesson=lesson))
         outcomes = [theatre.play(s, strength, most_days) for s in played for strength in strengths]
@@ -241,13 +242,14 @@ class _Theatre:
         self._project, self._model, self._material = project, model, material
         self._scratch, self._per_day, self._seed, self._say = scratch, per_day, seed, say
         self._day, self._runs = 0, 0
-        self._refused_sound = ""
+        self._refused_sound = False
         self._live = live
         self._base = scratch / "base"
 
     def prepare(self, declared: Any, days: int) -> Control:
         """The quiet days, which are a control themselves."""
-        copy_project(self._project, declared, self._base, live_settings() if self._live else ())
+        settings = live_settings() if self._live else ()
+        copy_project(self._project, declared, self._base, settings, start=self._material.start)
         stage = self._stage(self._base)
         try:
             for day in range(days):
@@ -285,7 +287,8 @@ class _Theatre:
                 played += 1
             alarms = _alarms(stage)
             refused, back = refused_by_gate(stage), stage.rolled_back()
-            self._refused_sound = self._refused_sound or (refused.what if refused else "")
+            if refused is not None:
+                self._refused_sound, name = True, f"{name} (the gate fails it, so candidates are twins of the champion)"
             return Control(name=name, days=played, false_alarms=alarms + ((back.what,) if back else ()))
         finally:
             stage.close()
@@ -311,15 +314,12 @@ class _Theatre:
             else:
                 if scenario.candidate:
                     stage.per_day *= BUSIER
-                    problem = introduce(stage, lesson=scenario.teaches, worth=scenario.sells)
+                    # where the gate fails a sound retrain on these rows too, that it fails this one shows nothing
+                    lesson = 0 if self._refused_sound else scenario.teaches
+                    problem = introduce(stage, lesson=lesson, worth=scenario.sells)
                     if problem:
                         return Outcome(**told, missing=problem)
                     seen = scenario.sighting(stage)
-                    if seen is not None and self._refused_sound:
-                        why = (
-                            "the gate fails a sound retrain on these rows too, so that it fails this one shows nothing"
-                        )
-                        return Outcome(**told, missing=f"{why}: {self._refused_sound}")
                 stage.sent = 0
                 while seen is None and days < most_days and not (scenario.candidate and stage.rollout_over()):
                     stage.play()

@@ -21,7 +21,8 @@ class FeatureCodeChanges(Scenario):
     def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
         """The number is shrunk towards the lower end of its range."""
         computed = {o.name for t in stage.interface.transforms for o in t.outputs}
-        names = [n for n in stage.columns.numeric if n in computed] or stage.columns.numeric
+        known = [n for n in stage.columns.numeric if stage.carries(n)] or stage.columns.numeric
+        names = [n for n in known if n in computed] or known
         low, high = np.quantile(stage.columns.numbers(names[0]), [0.05, 0.95])
         for row in rows:
             value = row.value(names[0])

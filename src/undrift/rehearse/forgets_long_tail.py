@@ -21,11 +21,10 @@ class ForgetsLongTail(Scenario):
 
     def lesson(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:
         """Each rare row (a share of them below strength 1) is one of the frequent group instead."""
-        frequent = [row for row in stage.material.rows if not self._rare(row, stage)]
+        frequent = [row for row in stage.pool if not self._rare(row, stage)]
         for number, row in enumerate(rows):
             if self._rare(row, stage) and (number * 0.618) % 1 < strength:
-                found = frequent[(stage.day * 7919 + number) % len(frequent)]
-                rows[number] = Row(dict(found.inputs), dict(found.features), found.label)
+                rows[number] = frequent[(stage.day * 7919 + number) % len(frequent)].again()
         return rows
 
     def change(self, rows: list[Row], stage: Stage, strength: float) -> list[Row]:

@@ -1,12 +1,13 @@
 """What a rehearsal is played with: the project's own captured rows with their outcomes, else its training data.
 
 Rows are kept whole, with the features they had at their time, and drawn at random for each day of the rehearsal; so the
-days have no seasons, and what is found in the control run is a false alarm.
+days have no seasons, and what is found in the control run is a false alarm. Where a running system has to look features
+up, days are played as they were instead: the rows and the reports of sources of each day together, at their own times.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,29 +18,37 @@ from undrift.candidates import keeping
 from undrift.data.outcomes import outcomes
 from undrift.declarations import Model
 from undrift.develop.performance import label_text
-from undrift.errors import DataError
+from undrift.errors import DataError, SettingsError
 from undrift.monitor.alerts import spoiled_windows
 from undrift.project import Project
 from undrift.rehearse.row import Row
+from undrift.rehearse.scratch import DAY, START
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Material", "gather"]
+__all__ = ["Material", "gather", "gather_days"]
 
 CAPTURED: Final = timedelta(days=60)
 FEWEST_CAPTURED: Final = 2000
 FEWEST: Final = 100
 MOST: Final = 12_000
+MOST_AS_WAS: Final = 100_000
 SOURCE_DAYS: Final = 60
 
 
 class Material(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows to draw from, where they come from, and per source its latest rows in their order."""
+    """Rows to draw from, where they come from, and per source its latest rows in their order.
+
+    ``start``: when the days of the rehearsal begin. ``as_was``: rows and sources are of these very days, and sources
+    reach back before them for as long as features look.
+    """
 
     rows: list[Row]
     origin: str
     sources: dict[str, list[dict[str, Any]]]
+    start: datetime = START
+    as_was: bool = False
 
 
 def gather(project: Project, model: Model, seed: int) -> Material:
@@ -63,11 +72,67 @@ def gather(project: Project, model: Model, seed: int) -> Material:
     return Material(rows=rows, origin=origin, sources=_sources(project, model))
 
 
-def _captured(project: Project, model: Model, rng: np.random.Generator) -> list[Row]:
+def gather_days(project: Project, model: Model, days: int, seed: int) -> Material:
+    """The newest days of a project as they were, for a model that looks features up.
+
+    Raises
+    ------
+    SettingsError : there are fewer days of labelled rows, or of the sources before and in them.
+    """
+    rng = np.random.default_rng(seed)
+    span, lead = timedelta(days=days), _reach(model)
+    rows = _captured(project, model, rng, back=span + 5 * DAY, most=MOST_AS_WAS)
+    origin = "captured rows"
+    if not _whole(rows, days) and model.data:
+        rows, origin = _trained(project, model, rng, most=MOST_AS_WAS), "rows of the training data"
+    known = project.known_sources()
+    sources = _sources(project, model, span + lead + 5 * DAY)
+    newest = [max(row.at for row in rows if row.at is not None)] if rows else []
+    newest += [told[-1][known[name].known_at] for name, told in sources.items()]
+    end = _day(min(newest)) if newest else START
+    start = end - span
+    first = {name: told[0][known[name].known_at] for name, told in sources.items()}
+    late = [name for name, at in first.items() if at >= start - lead + DAY]
+    late += [view.source for view in model.views if view.source not in sources]
+    if not _whole([row for row in rows if start <= _at(row) < end], days) or late:
+        lacking = f"its source {late[0]} does not reach that far back" if late else "its labelled rows do not"
+        raise SettingsError(
+            f"{model.name} looks features up, so --live plays days as they were: it needs {days} days in a row with "
+            f"labelled rows, and {lead.days} more of its sources before them; {lacking}.",
+            hint="Ask for fewer days (--quiet-days, --days), or leave --live out.",
+        )
+    held = sorted((row for row in rows if start <= _at(row) < end), key=_at)
+    text = f"{len(held):,} {origin}, {days} days from {start:%Y-%m-%d} on as they were"
+    return Material(rows=held, origin=text, sources=sources, start=start, as_was=True)
+
+
+def _at(row: Row) -> datetime:
+    return START if row.at is None else row.at
+
+
+def _day(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _whole(rows: list[Row], days: int) -> bool:
+    """Whether there are rows on as many days."""
+    return len({_day(_at(row)) for row in rows}) >= days
+
+
+def _reach(model: Model) -> timedelta:
+    """How far back the features of views look, in whole days."""
+    micros = [view.ttl_micros for view in model.views]
+    micros += [view.ttl_micros + a.window_micros for view in model.views for a in view.aggregates]
+    return timedelta(days=-(-max(micros, default=0) // (DAY // timedelta(microseconds=1))))
+
+
+def _captured(
+    project: Project, model: Model, rng: np.random.Generator, *, back: timedelta = CAPTURED, most: int = MOST
+) -> list[Row]:
     import pyarrow.compute as pc
 
     now = project.now().now()
-    table = outcomes(project.lake, model.name, now - CAPTURED, now, now)
+    table = outcomes(project.lake, model.name, now - back, now, now)
     if not table.num_rows or "inputs" not in table.column_names:
         return []
     outcome = "value" if model.task == "regression" else "label"
@@ -77,20 +142,20 @@ def _captured(project: Project, model: Model, rng: np.random.Generator) -> list[
     table = table.filter(keep)
     if table.num_rows < FEWEST_CAPTURED:
         return []
-    table = _sample(table, rng)
-    names = [name for name in ("inputs", "features", outcome) if name in table.column_names]
+    table = _sample(table, rng, most)
+    names = [name for name in ("inputs", "features", "event_time", outcome) if name in table.column_names]
     return [
-        Row(inputs=row["inputs"], features=row.get("features") or {}, label=row[outcome])
+        Row(inputs=row["inputs"], features=row.get("features") or {}, label=row[outcome], at=row["event_time"])
         for row in table.select(names).to_pylist()
     ]
 
 
-def _trained(project: Project, model: Model, rng: np.random.Generator) -> list[Row]:
+def _trained(project: Project, model: Model, rng: np.random.Generator, *, most: int = MOST) -> list[Row]:
     import pyarrow.compute as pc
 
     interface = model.interface()
     table = keeping(read_table(project.root, model.data), interface.contract).accepted
-    table = _sample(table.filter(pc.is_valid(table[model.label])), rng)
+    table = _sample(table.filter(pc.is_valid(table[model.label])), rng, most)
     full = with_features(project, interface, table)
     fields = [field.name for field in interface.contract.fields]
     looked_up = [output.name for view in interface.views for output in view.outputs]
@@ -102,18 +167,21 @@ def _trained(project: Project, model: Model, rng: np.random.Generator) -> list[R
             inputs={name: row[name] for name in fields},
             features={name: row[name] for name in looked_up},
             label=float(row[model.label]) if regression else label_text(row[model.label]),
+            at=row[model.time] if model.time else None,
         )
         for row in rows
     ]
 
 
-def _sample(table: pa.Table, rng: np.random.Generator) -> pa.Table:
-    if table.num_rows <= MOST:
+def _sample(table: pa.Table, rng: np.random.Generator, most: int) -> pa.Table:
+    if table.num_rows <= most:
         return table
-    return table.take(np.sort(rng.choice(table.num_rows, MOST, replace=False)))
+    return table.take(np.sort(rng.choice(table.num_rows, most, replace=False)))
 
 
-def _sources(project: Project, model: Model) -> dict[str, list[dict[str, Any]]]:
+def _sources(
+    project: Project, model: Model, back: timedelta = timedelta(days=SOURCE_DAYS)
+) -> dict[str, list[dict[str, Any]]]:
     """The last weeks of each source that a monitor watches or a view takes from."""
     import pyarrow.compute as pc
 
@@ -125,7 +193,6 @@ def _sources(project: Project, model: Model) -> dict[str, list[dict[str, Any]]]:
         if table is None or not table.num_rows:
             continue
         newest: datetime = pc.max(table[known[name].known_at]).as_py()
-        first = newest - timedelta(days=SOURCE_DAYS)
-        table = table.filter(pc.greater(table[known[name].known_at], first)).sort_by(known[name].known_at)
+        table = table.filter(pc.greater(table[known[name].known_at], newest - back)).sort_by(known[name].known_at)
         found[name] = table.select([field.name for field in known[name].contract.fields]).to_pylist()
     return found

@@ -14,14 +14,19 @@ class Row(msgspec.Struct):
     """One request to be: its fields, its looked-up and computed features, and the outcome that will be told.
 
     ``label`` is None where none will come. ``touched`` says that the fault acts on it; such rows count as exposed.
-    ``computed``: it acts on a feature that is no field of the request, so no request can carry it.
+    ``computed``: the features it acts on, which are no fields of the request. ``at``: its own event time, if known.
     """
 
     inputs: dict[str, Any]
     features: dict[str, Any]
     label: Any
     touched: bool = False
-    computed: bool = False
+    computed: tuple[str, ...] = ()
+    at: datetime | None = None
+
+    def again(self) -> Row:
+        """The row as it was, to be changed apart from this one."""
+        return Row(inputs=dict(self.inputs), features=dict(self.features), label=self.label, at=self.at)
 
     def value(self, column: str) -> Any:
         """The value of an input of the model, wherever it stands."""
@@ -29,7 +34,7 @@ class Row(msgspec.Struct):
 
     def put(self, column: str, value: Any) -> None:
         """Change the value of an input of the model."""
-        self.computed = self.computed or column in self.features
+        self.computed += (column,) if column in self.features else ()
         (self.features if column in self.features else self.inputs)[column] = value
         self.touched = True
 

@@ -35,10 +35,15 @@ def open_copy(folder: Path) -> Project:
     return Project(load(folder / FILE_NAME, plain_environ()))
 
 
-def copy_project(project: Project, model: Model, folder: Path, more: Sequence[str] = ()) -> Path:
+def copy_project(
+    project: Project, model: Model, folder: Path, more: Sequence[str] = (), *, start: datetime = START
+) -> Path:
     """A project of the same declarations and champion in another folder, with a log and a lake of its own.
 
-    ``more`` are lines of its settings beside those that the days need.
+    Parameters
+    ----------
+    more : lines of its settings beside those that the days need.
+    start : when its days begin; other than `START`, they are days as they were.
     """
     route = project.route(model.name)
     assert route is not None, "nobody rehearses without a champion"
@@ -53,20 +58,20 @@ def copy_project(project: Project, model: Model, folder: Path, more: Sequence[st
     ]
     (folder / "undrift.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with open_copy(folder) as copy:
-        drafts = _declared(project, model)
+        drafts = _declared(project, model, start)
         row = project.version(model.name, revision=route["champion"])
         copy.artifacts.put(project.artifacts.get(row["bundle"]))
         version = {name: value for name, value in row.items() if name not in ("at", "actor")}
         version["dataset"] = ""  # it stays at home
         crowned = {"model": model.name, "revision": row["revision"], "version": row["version"], "forced": False}
-        drafts.append(_draft("version.registered", model.name, version))
-        drafts.append(_draft("revision.promoted", model.name, crowned))
+        drafts.append(_draft("version.registered", model.name, version, start))
+        drafts.append(_draft("revision.promoted", model.name, crowned, start))
         copy.journal.record(drafts)
-        copy.learnt_until(START)
+        copy.learnt_until(start)
     return folder
 
 
-def _declared(project: Project, model: Model) -> list[Draft]:
+def _declared(project: Project, model: Model, start: datetime) -> list[Draft]:
     """What is in force of the model and the sources; other models stay at home."""
     events: dict[str, Event] = {}
     for event in project.journal.events(kinds=("declaration.applied",)):
@@ -74,10 +79,11 @@ def _declared(project: Project, model: Model) -> list[Draft]:
     wanted = [events[s] for s in (FEEDS, f"model:{model.name}") if s in events]
     return [
         Draft(
-            kind=e.kind, subject=e.subject, at=START - DAY, actor=ME, why="as in the project", payload=_kept(e, model)
+            kind=e.kind, subject=e.subject, at=start - DAY, actor=ME, why="as in the project",
+            payload=_kept(e, model) if start == START else e.payload,
         )
         for e in wanted
-    ]
+    ]  # fmt: skip
 
 
 def _kept(event: Event, model: Model) -> dict[str, Any]:
@@ -89,7 +95,7 @@ def _kept(event: Event, model: Model) -> dict[str, Any]:
     return {**event.payload, "declared": {**declared, "monitors": monitors}}
 
 
-def _draft(kind: str, model: str, payload: dict[str, Any]) -> Draft:
+def _draft(kind: str, model: str, payload: dict[str, Any], start: datetime) -> Draft:
     return Draft(
-        kind=kind, subject=f"model:{model}", at=START - DAY, actor=ME, why="as in the project", payload=payload
+        kind=kind, subject=f"model:{model}", at=start - DAY, actor=ME, why="as in the project", payload=payload
     )

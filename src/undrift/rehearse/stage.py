@@ -28,13 +28,13 @@ from undrift.data.decoder import Decoder
 from undrift.deploy.routes import running
 from undrift.errors import PredictionError, RequestError
 from undrift.event import Event
-from undrift.ids import duration, to_micros
+from undrift.ids import duration, from_micros, to_micros
 from undrift.inference.predictor import Predictor, load
 from undrift.inference.router import pick
 from undrift.rehearse.columns import Columns
 from undrift.rehearse.material import Material
 from undrift.rehearse.row import Row, Script, Sighting
-from undrift.rehearse.scratch import DAY, ME, START, open_copy
+from undrift.rehearse.scratch import DAY, ME, open_copy
 from undrift.tick import run_tick
 
 __all__ = ["Stage"]
@@ -98,9 +98,14 @@ class Stage:
         return next((f.type for f in self.interface.contract.fields if f.name == self.interface.key), "")
 
     @property
+    def _looked_up_by(self) -> set[str]:
+        """Fields that name the rows of views, which stay as they are where features are looked up."""
+        return {view.entity for view in self.interface.views} if self.material.as_was else set()
+
+    @property
     def now(self) -> datetime:
         """The end of the last day played."""
-        return START + self.day * DAY
+        return self.material.start + self.day * DAY
 
     def close(self) -> None:
         """Let go of the copy."""
@@ -118,7 +123,7 @@ class Stage:
     def play(self) -> None:
         """One day of traffic, and the tick at its end."""
         rng = np.random.default_rng([self.seed, self.day])
-        rows = [self._drawn(place, rng) for place in rng.choice(len(self.material.rows), self.per_day)]
+        rows = self._drawn(rng)
         if self.scenario is not None:
             acts = self.scenario.lesson if self.teaching else self.scenario.change
             rows = acts(rows, self, self.strength)
@@ -136,9 +141,21 @@ class Stage:
         self.project.journal.put_setting("watermark", to_micros(self.now))
         run_tick(self.project, self.now, DAY)
 
-    def _drawn(self, place: int, rng: np.random.Generator) -> Row:
-        row = self.material.rows[place]
-        return Row(inputs=dict(row.inputs), features=dict(row.features), label=row.label)
+    @property
+    def pool(self) -> list[Row]:
+        """The rows from which those of the day are drawn."""
+        return self.material.rows
+
+    def _drawn(self, rng: np.random.Generator) -> list[Row]:
+        return [self.pool[place].again() for place in rng.choice(len(self.pool), self.per_day)]
+
+    def carries(self, column: str) -> bool:
+        """Whether a scenario can change an input of the model here."""
+        return True
+
+    def tells(self, column: str) -> bool:
+        """Whether an input says which rows of a day are which."""
+        return True
 
     def _answered(self, rows: list[Row], start: datetime, rng: np.random.Generator) -> list[Record]:
         """The records of a day: each row decoded by the contract, answered by its variant, and its label to come."""
@@ -190,11 +207,13 @@ class Stage:
     def _request(self, row: Row, name: str, at: int) -> dict[str, Any]:
         """The row as a client sends it: with a key, a time and a unit where the model has them, as JSON values."""
         sent = {key: value for key, value in row.inputs.items() if key not in (self.interface.key, self.interface.time)}
-        if self.interface.key:
+        if self.interface.key in self._looked_up_by:
+            sent[self.interface.key] = row.inputs[self.interface.key]
+        elif self.interface.key:
             number = int("".join(c for c in name if c.isdigit()))
             sent[self.interface.key] = number if self.key_type in ("integer", "number") else name
         if self.interface.time:
-            sent[self.interface.time] = START + timedelta(microseconds=at - to_micros(START))
+            sent[self.interface.time] = from_micros(at)
         if self.interface.unit and self.interface.unit not in (self.interface.key,):
             sent.setdefault(self.interface.unit, name)
         built: dict[str, Any] = msgspec.to_builtins(sent)
@@ -276,7 +295,7 @@ class Stage:
             first: datetime = rows[0][source.known_at]
             days = max(1, (rows[-1][source.known_at] - first) // DAY)
             begin = first.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
-            own = begin + (self.day % max(days - 1, 1)) * DAY
+            own = start if self.material.as_was else begin + (self.day % max(days - 1, 1)) * DAY
             for row in rows:
                 if own <= row[source.known_at] < own + DAY:
                     moved = {k: v + (start - own) if isinstance(v, datetime) else v for k, v in row.items()}

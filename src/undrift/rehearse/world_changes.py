@@ -24,18 +24,18 @@ class WorldChanges(Scenario):
         """Rows of the upper half of each of the most important numbers stand in for others."""
         rng = np.random.default_rng([stage.seed, stage.day, 1])
         share = min(0.9, 0.8 * strength)
-        columns = stage.columns.numeric[:3] or stage.columns.categorical[:1]
+        columns = [name for name in stage.columns.numeric if stage.tells(name)][:3] or stage.columns.categorical[:1]
         place = {name: _rank(stage, name) for name in columns}
         scores = sum(np.asarray(list(place.values())))
         upper = np.argsort(-scores)[: len(scores) // 4]
         for number in np.flatnonzero(rng.random(len(rows)) < share):
-            found = stage.material.rows[int(rng.choice(upper))]
-            rows[number] = Row(dict(found.inputs), dict(found.features), found.label, touched=True)
+            rows[number] = stage.pool[int(rng.choice(upper))].again()
+            rows[number].touched = True
         return rows
 
 
 def _rank(stage: Stage, name: str) -> np.ndarray:
-    values = [row.value(name) for row in stage.material.rows]
+    values = [row.value(name) for row in stage.pool]
     if name in stage.columns.numeric:
         numbers = np.array([np.nan if v is None else float(v) for v in values])
         return np.nan_to_num(np.argsort(np.argsort(numbers)) / len(numbers))
