@@ -117,12 +117,12 @@ def test_each_failure_is_seen_by_the_part_of_undrift_that_is_there_for_it(traine
 def test_candidates_are_trained_and_met_by_the_real_gate_and_a_hurt_business_by_its_own_events(trained: Path) -> None:
     with open_project(trained) as project:
         names = ("biased_candidate", "hurts_business", "labels_stop")
-        played = rehearse(project, names, quiet_days=5, most_days=5, per_day=120)
+        played = rehearse(project, names, quiet_days=5, most_days=7, per_day=120)
 
+    # that the gate fails a sound retrain too proves nothing of this one: the champion's twin answers wrongly instead
     biased = outcome(played, "biased_candidate")
-    assert not biased.detected
-    assert biased.missing.startswith("the gate fails a sound retrain on these rows too"), "which proves nothing, then"
-    assert "challenger refused, the champion stays" in biased.missing
+    assert not any("trained a candidate" in deed for deed in biased.did)
+    assert (biased.detected, biased.by) == (True, "the rollout")
 
     business = outcome(played, "hurts_business")
     assert (business.detected, business.by) == (True, "the rollout")
@@ -132,7 +132,8 @@ def test_candidates_are_trained_and_met_by_the_real_gate_and_a_hurt_business_by_
     assert labels.detected
     assert labels.by in ("monitor quality", "monitor labels")
     assert [c.name for c in played.controls] == [
-        "the quiet days", "nothing wrong", "a sound candidate", "a sound retrain"
+        "the quiet days", "nothing wrong", "a sound candidate",
+        "a sound retrain (the gate fails it, so candidates are twins of the champion)",
     ]  # fmt: skip
     assert played.false_alarms == 0, played.controls
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from undrift.ids import to_micros
 from undrift.project import Project, open_project
 from undrift.rehearse.drill import rehearse
 from undrift.rehearse.live import LiveStage, live_settings
-from undrift.rehearse.material import gather
+from undrift.rehearse.material import gather, gather_days
 from undrift.rehearse.scenario import Row, Scenario
-from undrift.rehearse.scratch import copy_project
+from undrift.rehearse.scratch import DAY, START, copy_project
 from undrift.rehearse.silent_garbage import SilentGarbage
-from undrift.rehearse.stage import DAY, START
+from undrift.rehearse.upstream_corrupts import UpstreamCorrupts
 
 UNDRIFT = (sys.executable, "-m", "undrift.app.cli")
 
@@ -187,10 +188,59 @@ def test_ending_the_command_ends_what_it_started(tumours: Path, tmp_path: Path, 
     assert list(tmp_path.glob("undrift-rehearse-*")) == []
 
 
-def test_a_model_that_looks_features_up_is_not_played_live_and_says_why(project: Project) -> None:
-    with pytest.raises(SettingsError, match="looks features up") as refused:
+def test_features_are_looked_up_on_days_as_they_were_and_a_feed_that_breaks_reaches_them(
+    project: Project, tmp_path: Path
+) -> None:
+    declared = project.applied().model()
+    material = gather_days(project, declared, 4, 1)
+    assert material.as_was
+    assert [row.at for row in material.rows] == sorted(row.at for row in material.rows if row.at)
+    copy_project(project, declared, tmp_path / "copy", live_settings(), start=material.start)
+    stage = LiveStage(tmp_path / "copy", declared.name, material, per_day=60, seed=1)
+    corrupts = UpstreamCorrupts()
+    try:
+        for _ in range(2):
+            stage.play()
+        stage.begin(corrupts, 1.0)
+        stage.play()
+        assert stage.off == ""
+        rows = stage.project.lake.scan("predictions_rides").to_pylist()
+    finally:
+        stage.close()
+    onset = material.start + 2 * DAY
+    mine = {(row.at, row.inputs["zone"], row.inputs["distance"]): row for row in material.rows}
+    assert len(mine) == len(material.rows), "rows can be told apart"
+    assert len(rows) == 3 * 60
+    for served in rows:
+        own = mine[served["event_time"], served["inputs"]["zone"], served["inputs"]["distance"]]
+        assert served["inputs"]["at"] == served["event_time"] == own.at
+        assert served["features"]["late_3d"] == pytest.approx(own.features["late_3d"], abs=1e-12)
+        assert served["features"]["weekend"] == own.features["weekend"]
+        rain, sound = served["features"]["rain"], own.features["rain"]
+        if served["event_time"] < onset:
+            assert rain == sound
+        elif served["event_time"] >= onset + timedelta(hours=12):  # what was told before the onset is true until then
+            assert rain == (None if sound is None else pytest.approx((sound - 32) * 5 / 9))
+
+
+def test_too_few_days_to_be_played_as_they_were_are_told(project: Project) -> None:
+    with pytest.raises(SettingsError, match="it needs 37 days in a row") as refused:
         rehearse(project, ("silent_garbage",), live=True)
-    assert "--live" in refused.value.hint
+    assert "--quiet-days" in refused.value.hint
+
+
+@pytest.mark.timeout(600)
+def test_a_project_with_views_is_rehearsed_live(trained: Path, tmp_path: Path) -> None:
+    code, played = ran(
+        trained, tmp_path, "silent_garbage", "hurts_business", "--live",
+        "--quiet-days", "2", "--days", "9", "--rows", "100",
+    )  # fmt: skip
+    silent, business = played["outcomes"]
+    assert (silent["detected"], silent["days"], silent["by"]) == (True, 1, "monitor answers")
+    assert (business["detected"], business["by"]) == (True, "the rollout"), "events name the units that were served"
+    assert "days from 2024-01-" in played["origin"]
+    assert [c["false_alarms"] for c in played["controls"]] == [[], [], []]
+    assert code == 0
 
 
 class Hours(Scenario):

@@ -62,8 +62,9 @@ def rehearse(
     folder, in event time; then each scenario is played, beside a control with nothing wrong. Tells what was seen by
     your monitors, gates and rollouts, how long after the onset, how many rows were exposed, and what undrift did by
     itself. Nothing of the project changes. With --live the copy is served and judged by processes of its own, as the
-    project would be, and rows are requests: slower; models that look features up cannot be played so. Exit code 1 if
-    less than the minimum was detected, or at false alarms.
+    project would be, and rows are requests: slower. Where the model looks features up, these days are its newest
+    ones as they were, with the rows of its sources. Exit code 1 if less than the minimum was detected, or at false
+    alarms.
 
     \b
         undrift rehearse
