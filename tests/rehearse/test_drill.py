@@ -19,7 +19,7 @@ from undrift.plugins import Plugin
 from undrift.project import Project, open_project
 from undrift.rehearse import drill
 from undrift.rehearse.candidate import WORTH, refused_by_gate
-from undrift.rehearse.drill import Control, Outcome, Rehearsal, rehearse, scenarios
+from undrift.rehearse.drill import TWIN, Control, Outcome, Rehearsal, rehearse, scenarios
 from undrift.rehearse.material import gather
 from undrift.rehearse.scenario import Row, Scenario, Stage
 from undrift.rehearse.scratch import copy_project
@@ -121,6 +121,7 @@ def test_candidates_are_trained_and_met_by_the_real_gate_and_a_hurt_business_by_
 
     # that the gate fails a sound retrain too proves nothing of this one: the champion's twin answers wrongly instead
     biased = outcome(played, "biased_candidate")
+    assert biased.did[0] == TWIN
     assert not any("trained a candidate" in deed for deed in biased.did)
     assert (biased.detected, biased.by) == (True, "the rollout")
 

@@ -36,6 +36,7 @@ PER_DAY: Final = 300
 BUSIER: Final = 5
 """So many times the rows of a day while a candidate is rolled out: its first step may be a small part of them."""
 Say = Callable[[str], None]
+TWIN: Final = "had a twin of the champion for a candidate, as the gate lets none through that is trained on these rows"
 DEEDS: Final = {
     "alert.opened": "opened an incident",
     "rollout.rolled_back": "rolled back",
@@ -294,8 +295,23 @@ class _Theatre:
             stage.close()
 
     def play(self, scenario: Scenario, strength: str, most_days: int) -> Outcome:
-        """One scenario until it is seen, or the time is over."""
+        """One scenario until it is seen, or the time is over.
+
+        A trained candidate shows nothing where the gate fails a sound one too, or leaves open whether it is worse: it
+        gets no traffic then. The champion's twin is the candidate instead.
+        """
         self._say(f"{scenario.name} ({strength})")
+        teaches = scenario.teaches
+        found = None if teaches and self._refused_sound else self._play(scenario, strength, most_days, lesson=teaches)
+        if found is None:
+            self._say(f"{scenario.name} ({strength}), with a twin of the champion")
+            found = self._play(scenario, strength, most_days, lesson=0)
+            assert found is not None, "a twin is not judged by the gate"
+            found = msgspec.structs.replace(found, did=(TWIN, *found.did))
+        return found
+
+    def _play(self, scenario: Scenario, strength: str, most_days: int, *, lesson: int) -> Outcome | None:
+        """As `play`, with a candidate trained on so many days, if any; None where the gate left it open."""
         stage = self._fresh()
         told: dict[str, Any] = {
             "scenario": scenario.name, "story": scenario.story, "title": scenario.title, "truth": scenario.truth,
@@ -314,12 +330,12 @@ class _Theatre:
             else:
                 if scenario.candidate:
                     stage.per_day *= BUSIER
-                    # where the gate fails a sound retrain on these rows too, that it fails this one shows nothing
-                    lesson = 0 if self._refused_sound else scenario.teaches
                     problem = introduce(stage, lesson=lesson, worth=scenario.sells)
                     if problem:
                         return Outcome(**told, missing=problem)
                     seen = scenario.sighting(stage)
+                    if lesson and stage.trained and seen is None and stage.rollout_over():
+                        return None
                 stage.sent = 0
                 while seen is None and days < most_days and not (scenario.candidate and stage.rollout_over()):
                     stage.play()
