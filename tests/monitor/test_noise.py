@@ -79,8 +79,8 @@ def test_columns_lend_each_other_what_they_have_in_common_but_a_wild_one_is_take
     known = [float(each.variance[0]) for each in shared.values()]
     assert np.mean(known) == pytest.approx(0.02**2 / 7, rel=0.25)
     assert np.std(known) < np.std(alone) / 2
-    # what is common is known from windows: 60 days hold eight of 7 days that share none, of 20 columns
-    assert all(each.days == 20 * 60 // 7 for each in shared.values())
+    # what is common is known from windows: the 56 days that are looked at hold eight of 7 that share none, of 20 columns
+    assert all(each.days == 20 * 56 // 7 for each in shared.values())
     assert all(each.looks == 1 for each in shared.values())
     wild = calm | {"w": slots(0.5 + rng.normal(0, 0.1, 60), 2000, rng)}
     found = noises(wild, dict.fromkeys(wild, CUT), window)
@@ -102,6 +102,21 @@ def test_rare_categories_whose_days_vary_by_chance_alone_say_nothing_of_the_comm
         told.append(float(noises(seen, {"x": reference}, window)["x"].variance[0]) * 7 / 0.02**2)
     assert np.mean(told) == pytest.approx(1.0, abs=0.4)
     assert max(told) < 3  # counted alike, the rare ones made it six to 56 times what it is in 10 of these 20
+
+
+def test_what_began_within_two_weeks_before_a_window_is_no_noise_of_it() -> None:
+    rng = np.random.default_rng(9)
+    days = 98
+    window = Window(START + timedelta(days=days), START + timedelta(days=days + 7))
+
+    def noise(since: int) -> float:
+        shares = {f"c{i}": 0.5 + rng.normal(0, 0.02, days) for i in range(10)}
+        shares["c0"][days - since :] += 0.2
+        held = {name: slots(each, 2000, rng) for name, each in shares.items()}
+        return float(noises(held, dict.fromkeys(held, CUT), window)["c0"].variance[0]) / (0.02**2 / 7)
+
+    assert [noise(since) < 2 for since in (0, 7, 14)] == [True] * 3
+    assert noise(28) > 10, "what has been for longer is of the past from which noise is learnt"
 
 
 def test_weekdays_of_a_column_s_own_are_no_noise_of_weeks() -> None:

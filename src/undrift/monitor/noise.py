@@ -26,6 +26,8 @@ CALIBRATION: Final = 28
 FAR: Final = 3.0
 """Standard errors beyond which a column is an exception among the others."""
 WEEK: Final = 7
+BEGUN: Final = 2
+"""Windows just before the one judged in which a change of it may have begun, unnoticed: its steps are no noise."""
 ROUNDS: Final = 4
 """Of counting shares by how well they know their variance, which depends on it; it settles in two or three."""
 FEWEST_PAIRS: Final = 14
@@ -133,6 +135,10 @@ def _pooled(keys: NDArray[np.int64], extra: Floats, scale: Floats, chance: Float
 def _seen(reference: Reference, at: NDArray[np.int64], cells: Floats, window: Window) -> list[_Seen]:
     """The weeks of series with the same slots and as many cells, (series, slots, cells); empty if too few."""
     start, span = to_micros(window.start), to_micros(window.end) - to_micros(window.start)
+    length = int(max(1, span // DAY))
+    # what changes now has perhaps begun before: the windows just before are left out, if enough is left without them
+    known = int((start - at[0]) // DAY) if len(at) else 0
+    start -= min(BEGUN * length, max(0, known - max(CALIBRATION, 8 * length))) * DAY
     held = int(np.searchsorted(at, start))
     days = by_day((at[:held] - start) // DAY, cells[:, :held])
     if days.shape[1] < CALIBRATION or days.shape[1] * DAY < 3 * span:
@@ -144,7 +150,6 @@ def _seen(reference: Reference, at: NDArray[np.int64], cells: Floats, window: Wi
     days, rows = days[:, rows[0] > 0], rows[:, rows[0] > 0]
     below = shares_of(reference, days)
     share = below.sum(axis=1) / rows.sum(axis=1)[:, None]
-    length = int(max(1, span // DAY))
     reached = np.concatenate([np.zeros((len(below), 1, below.shape[2])), np.cumsum(below, axis=1)], axis=1)
     total = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)], axis=1)
     sums, sizes = reached[:, length:] - reached[:, :-length], total[:, length:] - total[:, :-length]
