@@ -79,7 +79,7 @@ def test_columns_lend_each_other_what_they_have_in_common_but_a_wild_one_is_take
     known = [float(each.variance[0]) for each in shared.values()]
     assert np.mean(known) == pytest.approx(0.02**2 / 7, rel=0.25)
     assert np.std(known) < np.std(alone) / 2
-    # what is common is known from windows: the 56 days that are looked at hold eight of 7 that share none, of 20 columns
+    # what is common is known from windows: the 56 days looked at hold eight of 7 that share none, of 20 columns
     assert all(each.days == 20 * 56 // 7 for each in shared.values())
     assert all(each.looks == 1 for each in shared.values())
     wild = calm | {"w": slots(0.5 + rng.normal(0, 0.1, 60), 2000, rng)}
