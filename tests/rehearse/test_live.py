@@ -28,7 +28,7 @@ from undrift.ids import to_micros
 from undrift.project import Project, open_project
 from undrift.rehearse.drill import rehearse
 from undrift.rehearse.live import LiveStage, live_settings
-from undrift.rehearse.material import gather, gather_days
+from undrift.rehearse.material import _newest, gather, gather_days
 from undrift.rehearse.scenario import Row, Scenario
 from undrift.rehearse.scratch import DAY, START, copy_project
 from undrift.rehearse.silent_garbage import SilentGarbage
@@ -221,6 +221,26 @@ def test_features_are_looked_up_on_days_as_they_were_and_a_feed_that_breaks_reac
             assert rain == sound
         elif served["event_time"] >= onset + timedelta(hours=12):  # what was told before the onset is true until then
             assert rain == (None if sound is None else pytest.approx((sound - 32) * 5 / 9))
+
+
+@pytest.mark.parametrize(
+    ("days", "after", "last", "begins"),
+    [
+        (3, -1.0, 20.0, 7),
+        (4, -1.0, 20.0, 2),  # the seventh day has no rows: a fault was known
+        (3, -1.0, 9.5, 3),  # the sources end in the tenth
+        (4, 2.0, 20.0, None),  # they begin too late for what comes before
+        (7, -1.0, 20.0, None),
+    ],
+)
+def test_the_newest_days_in_a_row_with_rows_and_sources_are_played(
+    days: int, after: float, last: float, begins: int | None
+) -> None:
+    rows = [
+        Row(inputs={}, features={}, label="1", at=START + day * DAY + DAY / 8) for day in (0, 1, 2, 3, 4, 5, 7, 8, 9)
+    ]
+    found = _newest(rows, days, START + after * DAY, START + last * DAY)
+    assert found == (None if begins is None else START + begins * DAY)
 
 
 def test_too_few_days_to_be_played_as_they_were_are_told(project: Project) -> None:

@@ -77,33 +77,42 @@ def gather_days(project: Project, model: Model, days: int, seed: int) -> Materia
 
     Raises
     ------
-    SettingsError : there are fewer days of labelled rows, or of the sources before and in them.
+    SettingsError : there are not as many days in a row of labelled rows, with their sources, and sources before them.
     """
     rng = np.random.default_rng(seed)
     span, lead = timedelta(days=days), _reach(model)
-    rows = _captured(project, model, rng, back=span + 5 * DAY, most=MOST_AS_WAS)
-    origin = "captured rows"
-    if not _whole(rows, days) and model.data:
-        rows, origin = _trained(project, model, rng, most=MOST_AS_WAS), "rows of the training data"
     known = project.known_sources()
-    sources = _sources(project, model, span + lead + 5 * DAY)
-    newest = [max(row.at for row in rows if row.at is not None)] if rows else []
-    newest += [told[-1][known[name].known_at] for name, told in sources.items()]
-    end = _day(min(newest)) if newest else START
-    start = end - span
+    sources = _sources(project, model, span + lead + CAPTURED)
     first = {name: told[0][known[name].known_at] for name, told in sources.items()}
-    late = [name for name, at in first.items() if at >= start - lead + DAY]
-    late += [view.source for view in model.views if view.source not in sources]
-    if not _whole([row for row in rows if start <= _at(row) < end], days) or late:
-        lacking = f"its source {late[0]} does not reach that far back" if late else "its labelled rows do not"
-        raise SettingsError(
-            f"{model.name} looks features up, so --live plays days as they were: it needs {days} days in a row with "
-            f"labelled rows, and {lead.days} more of its sources before them; {lacking}.",
-            hint="Ask for fewer days (--quiet-days, --days), or leave --live out.",
-        )
-    held = sorted((row for row in rows if start <= _at(row) < end), key=_at)
-    text = f"{len(held):,} {origin}, {days} days from {start:%Y-%m-%d} on as they were"
-    return Material(rows=held, origin=text, sources=sources, start=start, as_was=True)
+    last = min((told[-1][known[name].known_at] for name, told in sources.items()), default=None)
+    lost = next((view.source for view in model.views if view.source not in sources), "")
+    for origin in ("captured rows", "rows of the training data"):
+        if origin == "captured rows":
+            rows = _captured(project, model, rng, back=span + CAPTURED, most=MOST_AS_WAS)
+        else:
+            rows = _trained(project, model, rng, most=MOST_AS_WAS) if model.data else []
+        start = None if lost else _newest(rows, days, max(first.values()) + lead - DAY, last)
+        if start is not None:
+            held = sorted((row for row in rows if start <= _at(row) < start + span), key=_at)
+            text = f"{len(held):,} {origin}, {days} days from {start:%Y-%m-%d} on as they were"
+            return Material(rows=held, origin=text, sources=sources, start=start, as_was=True)
+    lacking = f"nothing is known of its source {lost}" if lost else "there are no such days"
+    raise SettingsError(
+        f"{model.name} looks features up, so --live plays days as they were: it needs {days} days in a row with "
+        f"labelled rows and no known fault, and {lead.days} more of its sources before them; {lacking}.",
+        hint="Ask for fewer days (--quiet-days, --days), or leave --live out.",
+    )
+
+
+def _newest(rows: list[Row], days: int, after: datetime, last: datetime | None) -> datetime | None:
+    """When the newest days in a row begin that all have rows, after a time and over by that of the last source."""
+    with_rows = {_day(_at(row)) for row in rows}
+    for day in sorted(with_rows, reverse=True):
+        start = day - (days - 1) * DAY
+        over = last is not None and day + DAY <= last
+        if over and start > after and all(start + k * DAY in with_rows for k in range(days)):
+            return start
+    return None
 
 
 def _at(row: Row) -> datetime:
@@ -112,11 +121,6 @@ def _at(row: Row) -> datetime:
 
 def _day(at: datetime) -> datetime:
     return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def _whole(rows: list[Row], days: int) -> bool:
-    """Whether there are rows on as many days."""
-    return len({_day(_at(row)) for row in rows}) >= days
 
 
 def _reach(model: Model) -> timedelta:
