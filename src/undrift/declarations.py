@@ -22,7 +22,7 @@ from undrift.data.features import check as check_view
 from undrift.data.text import MEASURED
 from undrift.deploy.rollout import Rollout
 from undrift.develop.bundle import Interface, Task
-from undrift.develop.segments import fields_of
+from undrift.develop.segments import AND, fields_of
 from undrift.errors import ContractError, DeclarationError, UndriftError
 from undrift.ids import content_hash, duration
 from undrift.improve.triggers import Retrain
@@ -272,6 +272,10 @@ def _check(model: Model, contract: Contract, sources: Mapping[str, Source]) -> N
     if model.rollout.without_unit == "champion" and not (unit or model.unit):
         wrong.append("rollout: without_unit = 'champion' needs a unit field, in the rollout or the model")
     wrong += [f"segment {s!r} is no field of the contract" for s in fields_of(model.segments, known) if s not in known]
+    for segment in model.segments:
+        parts = [segment] if segment in known else segment.split(AND)
+        if len(set(parts)) < len(parts):
+            wrong.append(f"segment {segment!r} names a field twice")
     types = {f.name: f.type for f in contract.fields}
     for which, groups in (("bands", model.bands), ("rare", model.rare)):
         wrong += [f"{which} of {name!r}, which is no segment" for name in groups if name not in model.segments]

@@ -53,6 +53,7 @@ def test_a_declaration_reads_back_from_the_log_as_it_was_written(tmp_path: Path)
         ('time="at",\n    views', "views", "needs a `time` field"),
         ('segments=("zone",)', 'segments=("area",)', "segment 'area' is no field"),
         ('segments=("zone",)', 'segments=("zone", "zone & area")', "segment 'area' is no field"),
+        ('segments=("zone",)', 'segments=("zone & zone",)', "segment 'zone & zone' names a field twice"),
         ('segments=("zone",)', 'segments=("zone & ride",), bands={"zone & ride": (1.0,)}', "declare those of its"),
         ('source="weather"', 'source="wether"', "view 'rain': no source 'wether' is declared"),
         (

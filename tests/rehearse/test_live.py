@@ -24,6 +24,7 @@ from sklearn.datasets import load_breast_cancer
 from undrift import lifecycle, releases
 from undrift.app.init import init
 from undrift.errors import SettingsError
+from undrift.finding import Window
 from undrift.ids import to_micros
 from undrift.project import Project, open_project
 from undrift.rehearse.drill import rehearse
@@ -195,7 +196,7 @@ def test_features_are_looked_up_on_days_as_they_were_and_a_feed_that_breaks_reac
     material = gather_days(project, declared, 4, 1)
     assert material.as_was
     assert [row.at for row in material.rows] == sorted(row.at for row in material.rows if row.at)
-    copy_project(project, declared, tmp_path / "copy", live_settings(), start=material.start)
+    copy_project(project, declared, tmp_path / "copy", live_settings(), as_was=material.start)
     stage = LiveStage(tmp_path / "copy", declared.name, material, per_day=60, seed=1)
     corrupts = UpstreamCorrupts()
     try:
@@ -224,22 +225,28 @@ def test_features_are_looked_up_on_days_as_they_were_and_a_feed_that_breaks_reac
 
 
 @pytest.mark.parametrize(
-    ("days", "after", "last", "begins"),
+    ("days", "told", "fault", "begins"),
     [
-        (3, -1.0, 20.0, 7),
-        (4, -1.0, 20.0, 2),  # the seventh day has no rows: a fault was known
-        (3, -1.0, 9.5, 3),  # the sources end in the tenth
-        (4, 2.0, 20.0, None),  # they begin too late for what comes before
-        (7, -1.0, 20.0, None),
+        (3, (-2.0, 20.0), None, 7),
+        (4, (-2.0, 20.0), None, 2),  # the seventh day has no rows
+        (3, (-2.0, 9.5), None, 3),  # the sources end in the tenth
+        (4, (2.0, 20.0), None, None),  # they begin too late for the day before
+        (7, (-2.0, 20.0), None, None),
+        (3, (-2.0, 20.0), (8.2, 8.4), 3),  # an hour of a day is enough
+        (3, (-2.0, 20.0), (6.9, 7.0), 3),  # so it is on the day before, whose features are looked up
+        (3, (-2.0, 20.0), (5.0, 6.0), 7),
+        (3, (-2.0, 20.0), (1.5, 12.0), None),
     ],
 )
-def test_the_newest_days_in_a_row_with_rows_and_sources_are_played(
-    days: int, after: float, last: float, begins: int | None
+def test_the_newest_days_in_a_row_with_rows_and_sources_and_without_a_fault_are_played(
+    days: int, told: tuple[float, float], fault: tuple[float, float] | None, begins: int | None
 ) -> None:
     rows = [
         Row(inputs={}, features={}, label="1", at=START + day * DAY + DAY / 8) for day in (0, 1, 2, 3, 4, 5, 7, 8, 9)
     ]
-    found = _newest(rows, days, START + after * DAY, START + last * DAY)
+    first, last = (START + at * DAY for at in told)
+    faults = [] if fault is None else [Window(START + fault[0] * DAY, START + fault[1] * DAY)]
+    found = _newest(rows, days, (first, last), DAY, faults)
     assert found == (None if begins is None else START + begins * DAY)
 
 

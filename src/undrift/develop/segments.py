@@ -16,7 +16,7 @@ from undrift.develop.bundle import Interface
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TOGETHER", "band_names", "fields_of", "segment_texts"]
+__all__ = ["AND", "TOGETHER", "band_names", "fields_of", "segment_texts"]
 
 TOGETHER: Final = "together"
 """The value of the segment ``rare carrier``, which holds all rows with a rare carrier."""

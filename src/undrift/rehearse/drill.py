@@ -250,7 +250,8 @@ class _Theatre:
     def prepare(self, declared: Any, days: int) -> Control:
         """The quiet days, which are a control themselves."""
         settings = live_settings() if self._live else ()
-        copy_project(self._project, declared, self._base, settings, start=self._material.start)
+        as_was = self._material.start if self._material.as_was else None
+        copy_project(self._project, declared, self._base, settings, as_was=as_was)
         stage = self._stage(self._base)
         try:
             for day in range(days):

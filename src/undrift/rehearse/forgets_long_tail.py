@@ -23,7 +23,7 @@ class ForgetsLongTail(Scenario):
         """Each rare row (a share of them below strength 1) is one of the frequent group instead."""
         frequent = [row for row in stage.pool if not self._rare(row, stage)]
         for number, row in enumerate(rows):
-            if self._rare(row, stage) and (number * 0.618) % 1 < strength:
+            if frequent and self._rare(row, stage) and (number * 0.618) % 1 < strength:
                 rows[number] = frequent[(stage.day * 7919 + number) % len(frequent)].again()
         return rows
 

@@ -217,7 +217,8 @@ class LiveStage(Stage):
         asked = [Row(decoded, row.features, row.label, row.touched) for row, decoded in known]
         # what is looked up is known when it is asked for; the rest tells the rows of a day apart
         looked_up = {output.name for view in self.interface.views for output in view.outputs}
-        names = [given.name for given in self.interface.inputs if given.name not in looked_up]
+        inputs = [given.name for given in self.interface.inputs]
+        names = [name for name in inputs if name not in looked_up] or inputs
         keys = [script_key(row.value(name) for name in names) for row in asked]
         scripted: dict[str, dict[str, Any]] = {}
         for revision in dict.fromkeys(r for r in (route.champion, route.candidate) if r):

@@ -7,6 +7,7 @@ up, days are played as they were instead: the rows and the reports of sources of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,10 @@ from undrift.data.outcomes import outcomes
 from undrift.declarations import Model
 from undrift.develop.performance import label_text
 from undrift.errors import DataError, SettingsError
+from undrift.finding import Window
+from undrift.ids import to_micros
 from undrift.monitor.alerts import spoiled_windows
+from undrift.monitor.frames import micros
 from undrift.project import Project
 from undrift.rehearse.row import Row
 from undrift.rehearse.scratch import DAY, START
@@ -83,19 +87,26 @@ def gather_days(project: Project, model: Model, days: int, seed: int) -> Materia
     span, lead = timedelta(days=days), _reach(model)
     known = project.known_sources()
     sources = _sources(project, model, span + lead + CAPTURED)
-    first = {name: told[0][known[name].known_at] for name, told in sources.items()}
-    last = min((told[-1][known[name].known_at] for name, told in sources.items()), default=None)
     lost = next((view.source for view in model.views if view.source not in sources), "")
-    for origin in ("captured rows", "rows of the training data"):
+    for origin in ("captured rows", "rows of the training data") if not lost else ():
+        first = max(told[0][known[name].known_at] for name, told in sources.items())
+        last = min(told[-1][known[name].known_at] for name, told in sources.items())
         if origin == "captured rows":
             rows = _captured(project, model, rng, back=span + CAPTURED, most=MOST_AS_WAS)
         else:
-            rows = _trained(project, model, rng, most=MOST_AS_WAS) if model.data else []
-        start = None if lost else _newest(rows, days, max(first.values()) + lead - DAY, last)
+            since = last - span - CAPTURED
+            rows = _trained(project, model, rng, most=MOST_AS_WAS, since=since) if model.data else []
+        spoiled = spoiled_windows(project.journal.items("incident"), model.name, project.now().now())
+        start = _newest(rows, days, (first, last), lead, spoiled)
         if start is not None:
-            held = sorted((row for row in rows if start <= _at(row) < start + span), key=_at)
+            end = start + span
+            held = sorted((row for row in rows if start <= _at(row) < end), key=_at)
             text = f"{len(held):,} {origin}, {days} days from {start:%Y-%m-%d} on as they were"
-            return Material(rows=held, origin=text, sources=sources, start=start, as_was=True)
+            told = {
+                name: [row for row in rows_of if start - lead - DAY <= row[known[name].known_at] < end]
+                for name, rows_of in sources.items()
+            }
+            return Material(rows=held, origin=text, sources=told, start=start, as_was=True)
     lacking = f"nothing is known of its source {lost}" if lost else "there are no such days"
     raise SettingsError(
         f"{model.name} looks features up, so --live plays days as they were: it needs {days} days in a row with "
@@ -104,13 +115,25 @@ def gather_days(project: Project, model: Model, days: int, seed: int) -> Materia
     )
 
 
-def _newest(rows: list[Row], days: int, after: datetime, last: datetime | None) -> datetime | None:
-    """When the newest days in a row begin that all have rows, after a time and over by that of the last source."""
+def _newest(
+    rows: list[Row], days: int, told: tuple[datetime, datetime], lead: timedelta, spoiled: Iterable[Window]
+) -> datetime | None:
+    """When the newest days in a row begin that all have rows, and that no fault touches, nor the days before them.
+
+    Parameters
+    ----------
+    told : from when to when all sources tell. lead : how far back before the days they have to.
+    spoiled : windows of known faults.
+    """
     with_rows = {_day(_at(row)) for row in rows}
+    faults = list(spoiled)
     for day in sorted(with_rows, reverse=True):
-        start = day - (days - 1) * DAY
-        over = last is not None and day + DAY <= last
-        if over and start > after and all(start + k * DAY in with_rows for k in range(days)):
+        start, end = day - (days - 1) * DAY, day + DAY
+        if end > told[1] or start - lead <= told[0] - DAY:
+            continue
+        if any(fault.start < end and fault.end > start - lead for fault in faults):
+            continue
+        if all(start + k * DAY in with_rows for k in range(days)):
             return start
     return None
 
@@ -154,12 +177,18 @@ def _captured(
     ]
 
 
-def _trained(project: Project, model: Model, rng: np.random.Generator, *, most: int = MOST) -> list[Row]:
+def _trained(
+    project: Project, model: Model, rng: np.random.Generator, *, most: int = MOST, since: datetime | None = None
+) -> list[Row]:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     interface = model.interface()
     table = keeping(read_table(project.root, model.data), interface.contract).accepted
-    table = _sample(table.filter(pc.is_valid(table[model.label])), rng, most)
+    table = table.filter(pc.is_valid(table[model.label]))
+    if since is not None:
+        table = table.filter(pa.array(micros(table, model.time) >= to_micros(since)))
+    table = _sample(table, rng, most)
     full = with_features(project, interface, table)
     fields = [field.name for field in interface.contract.fields]
     looked_up = [output.name for view in interface.views for output in view.outputs]

@@ -36,15 +36,17 @@ def open_copy(folder: Path) -> Project:
 
 
 def copy_project(
-    project: Project, model: Model, folder: Path, more: Sequence[str] = (), *, start: datetime = START
+    project: Project, model: Model, folder: Path, more: Sequence[str] = (), *, as_was: datetime | None = None
 ) -> Path:
     """A project of the same declarations and champion in another folder, with a log and a lake of its own.
 
     Parameters
     ----------
     more : lines of its settings beside those that the days need.
-    start : when its days begin; other than `START`, they are days as they were.
+    as_was : when its days begin, if they are days as they were; else they begin at `START`, with features that rows
+        bring along.
     """
+    start = as_was or START
     route = project.route(model.name)
     assert route is not None, "nobody rehearses without a champion"
     shutil.copytree(project.root, folder, ignore=shutil.ignore_patterns(*DATA_FILES), dirs_exist_ok=True)
@@ -58,7 +60,7 @@ def copy_project(
     ]
     (folder / "undrift.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with open_copy(folder) as copy:
-        drafts = _declared(project, model, start)
+        drafts = _declared(project, model, as_was)
         row = project.version(model.name, revision=route["champion"])
         copy.artifacts.put(project.artifacts.get(row["bundle"]))
         version = {name: value for name, value in row.items() if name not in ("at", "actor")}
@@ -71,7 +73,7 @@ def copy_project(
     return folder
 
 
-def _declared(project: Project, model: Model, start: datetime) -> list[Draft]:
+def _declared(project: Project, model: Model, as_was: datetime | None) -> list[Draft]:
     """What is in force of the model and the sources; other models stay at home."""
     events: dict[str, Event] = {}
     for event in project.journal.events(kinds=("declaration.applied",)):
@@ -79,8 +81,8 @@ def _declared(project: Project, model: Model, start: datetime) -> list[Draft]:
     wanted = [events[s] for s in (FEEDS, f"model:{model.name}") if s in events]
     return [
         Draft(
-            kind=e.kind, subject=e.subject, at=start - DAY, actor=ME, why="as in the project",
-            payload=_kept(e, model) if start == START else e.payload,
+            kind=e.kind, subject=e.subject, at=(as_was or START) - DAY, actor=ME, why="as in the project",
+            payload=e.payload if as_was else _kept(e, model),
         )
         for e in wanted
     ]  # fmt: skip

@@ -24,7 +24,8 @@ class WorldChanges(Scenario):
         """Rows of the upper half of each of the most important numbers stand in for others."""
         rng = np.random.default_rng([stage.seed, stage.day, 1])
         share = min(0.9, 0.8 * strength)
-        columns = [name for name in stage.columns.numeric if stage.tells(name)][:3] or stage.columns.categorical[:1]
+        numeric, categorical = stage.columns.numeric, stage.columns.categorical
+        columns = [name for name in numeric if stage.tells(name)][:3] or categorical[:1] or numeric[:1]
         place = {name: _rank(stage, name) for name in columns}
         scores = sum(np.asarray(list(place.values())))
         upper = np.argsort(-scores)[: len(scores) // 4]
