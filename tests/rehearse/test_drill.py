@@ -19,11 +19,14 @@ from undrift.plugins import Plugin
 from undrift.project import Project, open_project
 from undrift.rehearse import drill
 from undrift.rehearse.candidate import WORTH, refused_by_gate
+from undrift.rehearse.columns import Group
 from undrift.rehearse.drill import TWIN, Control, Outcome, Rehearsal, rehearse, scenarios
+from undrift.rehearse.forgets_long_tail import ForgetsLongTail
 from undrift.rehearse.material import gather
 from undrift.rehearse.scenario import Row, Scenario, Stage
 from undrift.rehearse.scratch import copy_project
 from undrift.rehearse.upstream_corrupts import UpstreamCorrupts
+from undrift.rehearse.world_changes import WorldChanges
 
 ROOM = Path(drill.__file__).parent
 SMALL: dict[str, Any] = {"quiet_days": 6, "most_days": 6, "per_day": 160}
@@ -225,6 +228,18 @@ def test_a_unit_changes_to_one_that_is_used_beside_it(unit: str, strength: float
     assert row.touched
     assert scenario.spoil("wind", 50.0, strength) == pytest.approx(expected), "the feed says the same"
     assert (scenario.spoil("load", 7.0, strength), scenario.spoil("wind", None, strength)) == (7.0, None)
+
+
+def test_days_whose_rows_nothing_tells_apart_or_without_a_frequent_one_are_played_as_they_are() -> None:
+    pool = [Row(inputs={"x": 1.0, "town": "rare"}, features={}, label="1") for _ in range(8)]
+    columns = SimpleNamespace(numeric=["x"], categorical=[], groups=lambda: [Group("town", "frequent", None, 0.9)])
+    stage: Any = SimpleNamespace(
+        columns=columns, pool=pool, material=SimpleNamespace(rows=pool), seed=1, day=0, tells=lambda name: False
+    )
+    rows = WorldChanges().change([row.again() for row in pool], stage, 1.0)
+    assert [row.inputs for row in rows] == [row.inputs for row in pool]
+    assert sum(row.touched for row in rows) >= 4, "other rows of the day stand in, though all are alike"
+    assert ForgetsLongTail().lesson([row.again() for row in pool], stage, 1.0) == pool
 
 
 def test_a_scenario_is_one_file_of_at_most_sixty_lines() -> None:
